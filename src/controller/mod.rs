@@ -1,0 +1,242 @@
+//! The wiring: watches → queue → observe → decide → act → wake. It decides nothing itself.
+
+mod core;
+mod follow;
+pub mod queue;
+mod reconcile;
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use kube::Client;
+use tokio::{sync::Notify, task::JoinSet};
+
+pub use self::core::{Core, Round};
+use crate::{
+    Clock,
+    api::Reason,
+    decide::{Failure, Name, observed::Policy},
+    kubernetes::Cluster,
+    servicenow::{SharingKey, TokenEndpoint},
+    telemetry::{Health, Metrics},
+};
+
+/// What the controller works on and with.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Namespaces to watch; all where there is none.
+    pub namespaces: Vec<String>,
+    /// Label selector for resources.
+    pub selector: Option<String>,
+}
+
+/// How much is done at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Reconciles at once.
+    pub concurrency: usize,
+    /// Token requests at once at one origin.
+    pub instance_concurrency: usize,
+}
+
+/// The controller.
+pub struct Controller {
+    core: Mutex<Core>,
+    changed: Notify,
+    cluster: Cluster,
+    client: Client,
+    endpoint: TokenEndpoint,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    scope: Scope,
+    bounds: Bounds,
+}
+
+/// The timers are looked at this often at least: the machine's clock may have been set.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// What is under way at a stop may take this long to end.
+const STOP_WITHIN: Duration = Duration::from_secs(8);
+
+/// What the parts of a controller are made of.
+pub struct Parts {
+    /// The Kubernetes API, for the watches.
+    pub client: Client,
+    /// The Kubernetes API, for single objects.
+    pub cluster: Cluster,
+    /// The instances.
+    pub endpoint: TokenEndpoint,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// Where to say how it goes.
+    pub health: Arc<Health>,
+}
+
+impl Controller {
+    /// A controller that has seen nothing yet.
+    pub fn new(parts: Parts, policy: Policy, scope: Scope, bounds: Bounds) -> Arc<Self> {
+        let Parts {
+            client,
+            cluster,
+            endpoint,
+            clock,
+            metrics,
+            health,
+        } = parts;
+        Arc::new(Self {
+            core: Mutex::new(Core::new(policy, bounds.instance_concurrency)),
+            changed: Notify::new(),
+            cluster,
+            client,
+            endpoint,
+            clock,
+            metrics,
+            health,
+            scope,
+            bounds,
+        })
+    }
+
+    /// Looks at or changes the state. Never held across a wait.
+    fn with_core<T>(&self, f: impl FnOnce(&mut Core) -> T) -> T {
+        f(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn wake(&self, names: Vec<Name>) {
+        if !names.is_empty() {
+            self.with_core(|core| core.wake(names));
+            self.changed.notify_one();
+        }
+    }
+
+    /// Works until `stop` is done; then ends what is under way. An error is the end of a part
+    /// that should not have ended.
+    pub async fn run(self: &Arc<Self>, stop: impl Future<Output = ()>) -> Result<(), String> {
+        let mut watches = JoinSet::new();
+        let follow = self.clone();
+        watches.spawn(async move { follow.follow().await });
+        let mut work = JoinSet::new();
+        let mut stop = std::pin::pin!(stop.fuse());
+        let mut stopping: Option<Instant> = None;
+        loop {
+            self.health.beat();
+            let next = self.spawn_ready(&mut work, stopping.is_some());
+            if let Some(since) = stopping {
+                let waiting = self.with_core(|core| core.queue.is_ready());
+                if (work.is_empty() && !waiting) || since.elapsed() > STOP_WITHIN {
+                    return Ok(());
+                }
+            }
+            tokio::select! {
+                () = &mut stop, if stopping.is_none() => {
+                    stopping = Some(Instant::now());
+                    watches.abort_all();
+                    self.with_core(|core| core.queue.clear_timers());
+                }
+                ended = watches.join_next(), if stopping.is_none() => {
+                    return Err(format!("the watches ended: {ended:?}"));
+                }
+                Some(_) = work.join_next() => {}
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(self.until(next)) => {}
+            }
+        }
+    }
+
+    fn until(&self, next: Option<Timestamp>) -> Duration {
+        let wait = next.map(|at| at.duration_since(self.clock.now()));
+        // A timer that is due already waits for a free place, whose release wakes us.
+        wait.and_then(|wait| Duration::try_from(wait).ok())
+            .map_or(LONGEST_SLEEP, |wait| wait.min(LONGEST_SLEEP))
+    }
+
+    /// Starts what may start now; returns when there may be more.
+    fn spawn_ready(self: &Arc<Self>, work: &mut JoinSet<()>, stopping: bool) -> Option<Timestamp> {
+        let now = self.clock.now();
+        let (names, keys, next) = self.with_core(|core| {
+            let keys = if stopping {
+                Vec::new()
+            } else {
+                core.broker.dispatch(now)
+            };
+            let mut names = Vec::new();
+            while core.reconciling() < self.bounds.concurrency
+                && let Some(name) = core.take(now)
+            {
+                names.push(name);
+            }
+            let timers = [core.queue.next_timer(), core.broker.next_dispatch(now)];
+            (
+                names,
+                keys,
+                timers.into_iter().flatten().filter(|at| *at > now).min(),
+            )
+        });
+        for name in names {
+            let controller = self.clone();
+            work.spawn(async move { controller.reconcile_guarded(&name).await });
+        }
+        for key in keys {
+            let controller = self.clone();
+            work.spawn(async move { controller.exchange(&key).await });
+        }
+        next
+    }
+
+    /// One token request, and the wakes that its answer brings.
+    async fn exchange(&self, key: &Arc<SharingKey>) {
+        let (sent_at, begun) = (self.clock.now(), Instant::now());
+        let request = self.endpoint.request(key, || self.clock.now());
+        let answer = AssertUnwindSafe(request).catch_unwind().await;
+        let answer = answer.unwrap_or_else(|_| Err(panicked("asking for a token")));
+        let result = match &answer {
+            Ok(_) => "Success",
+            Err(failure) => failure.reason().as_str(),
+        };
+        let origin = key.origin();
+        let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+        self.metrics
+            .token_request(host, result, begun.elapsed().as_secs_f64());
+        tracing::debug!(host, result, "token request");
+        let (now, random) = (self.clock.now(), rand::random());
+        let woken = self.with_core(|core| {
+            let woken = core.broker.complete(key, sent_at, now, answer, random);
+            core.broker.sweep(now);
+            woken
+        });
+        self.wake(woken);
+        self.changed.notify_one();
+    }
+
+    async fn reconcile_guarded(&self, name: &Name) {
+        let begun = Instant::now();
+        let outcome = match AssertUnwindSafe(self.reconcile(name)).catch_unwind().await {
+            Ok(outcome) => outcome,
+            Err(_) => self.recover(name).await,
+        };
+        if let Some(outcome) = outcome {
+            self.metrics
+                .reconciled(outcome, begun.elapsed().as_secs_f64());
+        }
+        self.with_core(|core| core.finish(name));
+        self.changed.notify_one();
+    }
+}
+
+fn panicked(doing: &str) -> Failure {
+    Failure::new(
+        Reason::InternalError,
+        format!(
+            "The operator met a bug of its own while {doing}; its log says where. Other resources \
+             are not affected, and this one is tried again. Please report it."
+        ),
+    )
+}

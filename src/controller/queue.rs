@@ -1,0 +1,155 @@
+//! Which resource is looked at next: a set of woken names, ordered by urgency, and one timer for
+//! each name. A name is never worked on twice at once; a wake that comes meanwhile is kept.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+
+use crate::{decide::Name, servicenow::Urgency};
+
+/// The names that wait, run or sleep.
+#[derive(Default)]
+pub struct Queue {
+    entries: HashMap<Name, Entry>,
+    ready: BTreeSet<(Urgency, u64, Name)>,
+    timers: BTreeMap<(Timestamp, Name), Urgency>,
+    woken: u64,
+}
+
+#[derive(Default)]
+struct Entry {
+    ready: Option<(Urgency, u64)>,
+    timer: Option<Timestamp>,
+    running: bool,
+    again: Option<Urgency>,
+}
+
+impl Queue {
+    /// Wakes a name now.
+    pub fn wake(&mut self, name: &Name, urgency: Urgency) {
+        let entry = self.entries.entry(name.clone()).or_default();
+        if entry.running {
+            entry.again = Some(entry.again.map_or(urgency, |again| again.min(urgency)));
+        } else if entry.ready.is_none() {
+            self.woken += 1;
+            entry.ready = Some((urgency, self.woken));
+            self.ready.insert((urgency, self.woken, name.clone()));
+        }
+    }
+
+    /// Sets the one timer of a name, or clears it.
+    pub fn schedule(&mut self, name: &Name, at: Option<Timestamp>, urgency: Urgency) {
+        let entry = self.entries.entry(name.clone()).or_default();
+        if let Some(old) = entry.timer.take() {
+            self.timers.remove(&(old, name.clone()));
+        }
+        if let Some(at) = at {
+            entry.timer = Some(at);
+            self.timers.insert((at, name.clone()), urgency);
+        }
+    }
+
+    /// The next name to work on, which is running from then on.
+    pub fn take(&mut self, now: Timestamp) -> Option<Name> {
+        while let Some(((at, _), _)) = self.timers.first_key_value() {
+            if *at > now {
+                break;
+            }
+            if let Some(((_, name), urgency)) = self.timers.pop_first() {
+                if let Some(entry) = self.entries.get_mut(&name) {
+                    entry.timer = None;
+                }
+                self.wake(&name, urgency);
+            }
+        }
+        let (_, _, name) = self.ready.pop_first()?;
+        let entry = self.entries.entry(name.clone()).or_default();
+        entry.ready = None;
+        entry.running = true;
+        Some(name)
+    }
+
+    /// A name is done with; a wake that came meanwhile takes its turn now.
+    pub fn finish(&mut self, name: &Name) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        entry.running = false;
+        match entry.again.take() {
+            Some(urgency) => self.wake(name, urgency),
+            None if entry.timer.is_none() && entry.ready.is_none() => {
+                self.entries.remove(name);
+            }
+            None => {}
+        }
+    }
+
+    /// When the next timer goes off.
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Whether a name waits for its turn.
+    pub fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Forgets all timers: nothing new begins.
+    pub fn clear_timers(&mut self) {
+        self.timers.clear();
+        for entry in self.entries.values_mut() {
+            entry.timer = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> Name {
+        Name::new("ns", name)
+    }
+
+    fn second(s: i64) -> Timestamp {
+        Timestamp::from_second(s).unwrap()
+    }
+
+    #[test]
+    fn new_resources_go_before_renewals_but_not_before_expiring_tokens() {
+        let mut queue = Queue::default();
+        queue.wake(&name("late"), Urgency::Renewal(second(900)));
+        queue.wake(&name("soon"), Urgency::Renewal(second(500)));
+        queue.wake(&name("new"), Urgency::New);
+        queue.wake(&name("expiring"), Urgency::Expiring(second(600)));
+        let order: Vec<_> = std::iter::from_fn(|| queue.take(second(0))).collect();
+        assert_eq!(order, ["expiring", "new", "soon", "late"].map(name));
+    }
+
+    #[test]
+    fn a_name_is_never_worked_on_twice_at_once_and_no_wake_is_lost() {
+        let mut queue = Queue::default();
+        queue.wake(&name("a"), Urgency::New);
+        assert_eq!(queue.take(second(0)), Some(name("a")));
+        queue.wake(&name("a"), Urgency::New);
+        queue.wake(&name("a"), Urgency::New);
+        assert_eq!(queue.take(second(0)), None);
+        queue.finish(&name("a"));
+        assert_eq!(queue.take(second(0)), Some(name("a")));
+        queue.finish(&name("a"));
+        assert_eq!(queue.take(second(0)), None);
+    }
+
+    #[test]
+    fn a_timer_goes_off_once_and_a_later_one_takes_its_place() {
+        let mut queue = Queue::default();
+        queue.schedule(&name("a"), Some(second(5)), Urgency::New);
+        queue.schedule(&name("a"), Some(second(9)), Urgency::New);
+        assert_eq!(queue.take(second(8)), None);
+        assert_eq!(queue.next_timer(), Some(second(9)));
+        assert_eq!(queue.take(second(9)), Some(name("a")));
+        queue.finish(&name("a"));
+        assert_eq!(queue.take(second(99)), None);
+        assert_eq!(queue.next_timer(), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! One reconcile: ask `decide` for a step, carry it out, until it settles.
+
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt as _;
+
+use super::{Controller, Round, panicked};
+use crate::{
+    decide::{Name, Outcome, Settle, Step, observed::WriteOutcome},
+    kubernetes::read_client,
+    micro_time,
+};
+
+/// A status that could not be written is tried again after this long.
+const STATUS_RETRY: SignedDuration = SignedDuration::from_secs(2);
+
+/// No chain of steps is longer than this; a longer one is a bug.
+const STEP_LIMIT: usize = 24;
+
+impl Controller {
+    /// Reconciles one resource; `None` where it is gone.
+    pub(super) async fn reconcile(&self, name: &Name) -> Option<Outcome> {
+        let (now, random) = (self.clock.now(), rand::random());
+        let mut round = self.with_core(|core| core.begin(name, now, random));
+        for _ in 0..STEP_LIMIT {
+            let now = self.clock.now();
+            let Some(step) = self.with_core(|core| core.decide(name, &round, now)) else {
+                self.forget(name);
+                return None;
+            };
+            match step {
+                Step::Settle(settle) => return Some(self.settle(name, round, *settle).await),
+                step => self.carry_out(name, &mut round, step, now).await,
+            }
+        }
+        Some(self.fail(name, "deciding what to do").await?)
+    }
+
+    async fn carry_out(&self, name: &Name, round: &mut Round, step: Step, now: Timestamp) {
+        let Some(credential) = self.with_core(|core| core.store.get(name).cloned()) else {
+            return;
+        };
+        match step {
+            Step::ReadClient => {
+                let Ok(spec) = &credential.spec else { return };
+                let read = read_client(&self.cluster, &credential, spec).await;
+                self.with_core(|core| core.client_read(name, round, read));
+            }
+            Step::ReadTarget => {
+                let Ok(spec) = &credential.spec else { return };
+                let target = spec.target_name(&name.name);
+                let read = self.cluster.read_secret(&name.namespace, target).await;
+                self.with_core(|core| match read {
+                    Ok(secret) => core.target_read(name, round, secret.map(Into::into)),
+                    Err(failure) => core.target_unreadable(round, failure),
+                });
+            }
+            Step::Ask(wish) => {
+                self.with_core(|core| core.ask(name, round, wish, now));
+                self.changed.notify_one();
+            }
+            Step::Write { write, put_back } => {
+                let outcome = self.cluster.write_target(&credential, &write).await;
+                if let WriteOutcome::Done(_) = outcome {
+                    self.metrics.secret_written();
+                    tracing::info!(resource = %name, secret = write.desired().name, put_back, "Secret written");
+                }
+                let sha256 = write.desired().data.sha256();
+                let put_back_at = put_back.then_some(now);
+                self.with_core(|core| {
+                    core.target_written(name, round, sha256, outcome, put_back_at)
+                });
+            }
+            Step::RemovePrevious { name: old, uid } => {
+                let removed = self
+                    .cluster
+                    .remove_secret(&name.namespace, &old, &uid)
+                    .await;
+                round.previous_removed(removed);
+            }
+            Step::Settle(_) => {}
+        }
+    }
+
+    /// Writes the status, publishes the event, and goes to sleep.
+    async fn settle(&self, name: &Name, round: Round, mut settle: Settle) -> Outcome {
+        let outcome = settle.outcome;
+        let Some(credential) = self.with_core(|core| core.store.get(name).cloned()) else {
+            self.forget(name);
+            return outcome;
+        };
+        if let Some(status) = &settle.status {
+            match self.cluster.write_status(&credential, status).await {
+                Ok(Some(written)) => {
+                    let version = written.resource_version().unwrap_or_default();
+                    let uid = written.uid().unwrap_or_default();
+                    let status = written.status.unwrap_or_default();
+                    self.metrics.set_status(name, &status);
+                    self.with_core(|core| core.store.status_written(name, &uid, version, status));
+                    if let Some(transition) = &settle.transition {
+                        let now = micro_time(self.clock.now());
+                        self.cluster.publish(&credential, transition, now).await;
+                    }
+                }
+                Ok(None) => {}
+                Err(failure) => {
+                    tracing::warn!(resource = %name, error = %failure, "status not written");
+                    let retry = self.clock.now() + STATUS_RETRY;
+                    settle.wake = Some(settle.wake.map_or(retry, |wake| wake.min(retry)));
+                }
+            }
+        }
+        match (&outcome, &settle.transition) {
+            (Outcome::Failed(reason), Some(transition)) => {
+                tracing::warn!(resource = %name, %reason, message = transition.message, "failed");
+            }
+            (_, Some(_)) => tracing::info!(resource = %name, "recovered"),
+            (outcome, None) => {
+                tracing::debug!(resource = %name, outcome = outcome.as_str(), "settled")
+            }
+        }
+        self.with_core(|core| core.settled(name, round, &settle));
+        outcome
+    }
+
+    fn forget(&self, name: &Name) {
+        self.with_core(|core| core.forget(name));
+        self.metrics.remove(name);
+    }
+
+    /// A reconcile has panicked: its resource says so and is tried again, the others go on.
+    pub(super) async fn recover(&self, name: &Name) -> Option<Outcome> {
+        tracing::error!(resource = %name, "a reconcile panicked");
+        self.fail(name, "reconciling this resource").await
+    }
+
+    async fn fail(&self, name: &Name, doing: &str) -> Option<Outcome> {
+        let (now, random) = (self.clock.now(), rand::random());
+        let failure = panicked(doing);
+        let settle = self.with_core(|core| core.fail(name, &failure, now, random))?;
+        Some(self.settle(name, Round::default(), settle).await)
+    }
+}

@@ -1,0 +1,397 @@
+//! What to do, decided from values: no I/O, no clock, no randomness but what is passed in.
+//!
+//! [`decide`] is a total function over an ordered chain of checks; the first that applies wins. It
+//! answers with one [`Step`]. Whoever drives it carries the step out, adds what came of it to
+//! [`Observed`] and asks again, until the step is [`Step::Settle`]. One step at a time, and not a
+//! whole plan, because most reads are needed only when an earlier look says so: a fleet at rest
+//! reads nothing. Every stop between two steps is a place where the operator may die, so a test
+//! can kill it at each of them.
+
+pub mod backoff;
+pub mod failure;
+pub mod observed;
+pub mod ownership;
+pub mod renewal;
+mod settle;
+mod status;
+pub mod template;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use jiff::SignedDuration;
+
+pub use failure::{Class, Failure};
+pub use observed::{Credential, Memory, Name, Observed, Seen};
+pub use settle::{Outcome, Settle, Transition};
+
+use crate::{
+    api::{Instance, Reason, ServiceNowCredentialSpec},
+    servicenow::{Exchange, Held, Known, Urgency},
+};
+use observed::{ClientRead, WriteOutcome};
+use ownership::{Desired, Ownership, TargetWrite};
+use view::View;
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Read the client Secret, and look its key up with the broker.
+    ReadClient,
+    /// Read the Secret that the target's name stands for.
+    ReadTarget,
+    /// Ask the broker for a token, and look at the exchange again.
+    Ask(Wish),
+    /// Write the target.
+    Write {
+        /// How.
+        write: TargetWrite,
+        /// It restores what somebody else deleted or edited.
+        put_back: bool,
+    },
+    /// Delete the target that was written under its old name, by uid.
+    RemovePrevious {
+        /// The Secret's name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// Write the status if it changed, and wait.
+    Settle(Box<Settle>),
+}
+
+/// What a resource wants of the broker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wish {
+    /// Its place in the queue.
+    pub urgency: Urgency,
+    /// What it knows of its token.
+    pub known: Option<Known>,
+    /// Failures in a row that its status remembers.
+    pub failures: u32,
+    /// A person asked for it.
+    pub forced: bool,
+}
+
+/// Put-backs within a minute that are taken for a fight.
+const FIGHT: usize = 3;
+/// The time within which they are counted, and for which a fight is left alone.
+const FIGHT_PERIOD: SignedDuration = SignedDuration::from_secs(60);
+
+/// Decides the next step for one resource.
+pub fn decide(observed: &Observed<'_>) -> Step {
+    match chain(observed) {
+        Ok(step) | Err(step) => step,
+    }
+}
+
+/// The end of a reconcile that met a bug: it is tried again, backed off.
+pub fn fail(observed: &Observed<'_>, failure: &Failure) -> Settle {
+    let fallback = ServiceNowCredentialSpec::default();
+    let spec = observed.credential.spec.as_ref().unwrap_or(&fallback);
+    settle::failed_alone(&View::new(observed, spec), failure)
+}
+
+/// The checks in their order. `Err` is the first that applied, `Ok` the end of the chain.
+fn chain(o: &Observed<'_>) -> Result<Step, Step> {
+    if o.credential.deleting {
+        return Err(settle::leave_alone(o).into());
+    }
+    let spec = match &o.credential.spec {
+        Ok(spec) => spec,
+        Err(unreadable) => {
+            let failure = Failure::new(
+                Reason::InvalidSpec,
+                format!(
+                    "This operator cannot read the spec: {unreadable}. The CRD may be newer than the \
+                     operator: upgrade the operator, or correct the spec."
+                ),
+            );
+            return Err(settle::unreadable(o, &failure).into());
+        }
+    };
+    let v = View::new(o, spec);
+    if spec.suspended() {
+        return Err(settle::suspended(&v).into());
+    }
+    spec_is_acceptable(&v)?;
+    target_is_free(&v)?;
+    client_exists(&v)?;
+    let v = with_target_read(v)?;
+    if !v.needs_token() {
+        return Ok(finish(&v, None));
+    }
+    own_wait_is_over(&v)?;
+    origin_is_not_held(&v)?;
+    let (client, exchange) = client_is_read(&v)?;
+    let held = token_is_held(&v, exchange)?;
+    target_is_written(&v, client, held)?;
+    Ok(finish(&v, Some((client, held))))
+}
+
+/// The spec is one that this operator can act upon.
+fn spec_is_acceptable(v: &View<'_>) -> Result<(), Step> {
+    // What the Secret was last written for has passed already.
+    if v.o.memory.basis == Some(v.basis) {
+        return Ok(());
+    }
+    let local = |reason, message: String| {
+        Step::from(settle::failed_locally(v, &Failure::new(reason, message)))
+    };
+    v.spec
+        .validate()
+        .map_err(|sentence| local(Reason::InvalidSpec, sentence))?;
+    if let Some(what) = not_supported_yet(v) {
+        let message = format!("not supported yet: {what}. Take it out of the spec for now.");
+        return Err(local(Reason::InvalidSpec, message));
+    }
+    let instance = Instance::parse(&v.spec.instance)
+        .map_err(|error| local(Reason::InvalidSpec, error.to_string()))?;
+    if !v.o.policy.allowed_hosts.allows(&instance) {
+        let message = format!(
+            "The operator was not allowed to send credentials to {}: its --allowed-hosts does not \
+             list that host. Correct spec.instance, or ask whoever runs the operator to add the host.",
+            instance.origin()
+        );
+        return Err(local(Reason::HostNotAllowed, message));
+    }
+    template::check(&v.spec.target_data())
+        .map_err(|failure| settle::failed_locally(v, &failure).into())
+}
+
+/// Fields of the resource whose behaviour this version does not have.
+fn not_supported_yet(v: &View<'_>) -> Option<&'static str> {
+    use crate::api::CreationPolicy;
+    let spec = v.spec;
+    if spec
+        .grant
+        .as_ref()
+        .is_some_and(|grant| grant.password.is_some())
+    {
+        return Some("spec.grant.password");
+    }
+    match spec.creation_policy() {
+        CreationPolicy::Owner => {}
+        CreationPolicy::Orphan => return Some("spec.target.creationPolicy: Orphan"),
+        CreationPolicy::Merge => return Some("spec.target.creationPolicy: Merge"),
+    }
+    if spec.verify.is_some() {
+        return Some("spec.verify");
+    }
+    if spec.tls.is_some() {
+        return Some("spec.tls");
+    }
+    (!spec.restart.is_empty()).then_some("spec.restart")
+}
+
+/// No other resource has the same target and comes first.
+fn target_is_free(v: &View<'_>) -> Result<(), Step> {
+    let Some(rival) = v.o.rival.as_ref().filter(|rival| rival.comes_first) else {
+        return Ok(());
+    };
+    let failure = Failure::new(
+        Reason::TargetConflict,
+        format!(
+            "The Secret {:?} is the target of the ServiceNowCredential {:?} too, which came first. \
+             Give this one another spec.target.name, or delete the other.",
+            v.target_name(),
+            rival.name
+        ),
+    );
+    Err(settle::failed_locally(v, &failure).into())
+}
+
+/// The client Secret exists, as far as the cache knows.
+fn client_exists(v: &View<'_>) -> Result<(), Step> {
+    if v.o.client_seen != Seen::Absent {
+        return Ok(());
+    }
+    let failure = client_secret_missing(v.spec, &v.o.credential.name.namespace);
+    Err(settle::failed_locally(v, &failure).into())
+}
+
+/// What a client Secret that does not exist means, whether a cache or a read says so.
+pub(crate) fn client_secret_missing(spec: &ServiceNowCredentialSpec, namespace: &str) -> Failure {
+    let reference = &spec.client.secret_ref;
+    Failure::new(
+        Reason::ClientSecretMissing,
+        format!(
+            "The Secret {:?}, which spec.client.secretRef names, does not exist in namespace \
+             {namespace:?}. Create it with the keys {:?} and {:?}; it is used as soon as it appears.",
+            reference.name,
+            reference.client_id_key(),
+            reference.client_secret_key(),
+        ),
+    )
+}
+
+/// The target is as it was left, or it is known what became of it and that it is ours.
+fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
+    let written = matches!(v.o.written, Some((_, WriteOutcome::Done(_))));
+    if written || v.target_is_as_recorded() {
+        return Ok(v);
+    }
+    if let Some(failure) = v.o.unreadable {
+        return Err(settle::failed_alone(&v, failure).into());
+    }
+    if let (Some((version, failure)), Seen::Present(seen)) =
+        (&v.o.memory.judged_target, &v.o.target_seen)
+        && version == seen
+        && v.o.target.is_none()
+    {
+        return Err(settle::failed_locally(&v, failure).into());
+    }
+    let target = match (v.o.target, &v.o.target_seen) {
+        (Some(target), _) => target,
+        (None, Seen::Present(_)) => return Err(Step::ReadTarget),
+        (None, Seen::Unknown) if v.recorded_target().is_some() => return Err(Step::ReadTarget),
+        (None, Seen::Unknown | Seen::Absent) => return Ok(v),
+    };
+    let Some(target) = target else { return Ok(v) };
+    if let Ownership::Foreign(whose) = ownership::judge(target, v.o.credential) {
+        let failure = Failure::new(
+            Reason::TargetConflict,
+            format!(
+                "The Secret {:?} exists and is not this resource's: {whose}. It is left untouched. \
+                 Give this resource another spec.target.name, or delete that Secret if nobody needs it.",
+                v.target_name()
+            ),
+        );
+        return Err(settle::in_conflict(&v, &target.version, &failure).into());
+    }
+    Ok(v.adopting(target))
+}
+
+/// No wait of this resource's own, read from its status or remembered, is left.
+fn own_wait_is_over(v: &View<'_>) -> Result<(), Step> {
+    match v.wait() {
+        Some(failure) if !v.forced => Err(settle::still_waiting(v, failure).into()),
+        _ => Ok(()),
+    }
+}
+
+/// The whole origin is not held by an outage or a rate limit.
+fn origin_is_not_held(v: &View<'_>) -> Result<(), Step> {
+    // An answer that came in for this resource is looked at first.
+    if v.o.client.is_some() || v.forced {
+        return Ok(());
+    }
+    match &v.o.hold {
+        Some(hold) if hold.retry_at > v.o.now => Err(settle::failed_together(v, hold).into()),
+        _ => Ok(()),
+    }
+}
+
+/// The client Secret has been read, and holds a client.
+fn client_is_read<'a>(v: &View<'a>) -> Result<(&'a ClientRead, &'a Exchange), Step> {
+    match (&v.o.client, &v.o.exchange) {
+        (Some(Ok(client)), Some(exchange)) => Ok((client, exchange)),
+        (Some(Err(failure)), _) if failure.class() == Class::Local => {
+            Err(settle::failed_locally(v, failure).into())
+        }
+        (Some(Err(failure)), _) => Err(settle::failed_alone(v, failure).into()),
+        _ => Err(Step::ReadClient),
+    }
+}
+
+/// The broker holds a token that serves; if not, one is asked for or waited for.
+fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, Step> {
+    if let Some(held) = exchange.held.as_ref().filter(|held| v.serves(held)) {
+        return Ok(held);
+    }
+    if let Some(since) = exchange.asked_at {
+        return Err(settle::asked(v, since).into());
+    }
+    if let Some(failure) = &exchange.failure
+        && failure.retry_at > v.o.now
+        && !v.is_older_than_force(failure.sent_at)
+    {
+        return Err(settle::failed_together(v, failure).into());
+    }
+    if let Some(not_before) = exchange.not_before.filter(|at| *at > v.o.now) {
+        return Err(settle::too_soon(v, not_before).into());
+    }
+    Err(Step::Ask(v.wish()))
+}
+
+/// The target holds the token, as the spec says.
+fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(), Step> {
+    match v.o.written {
+        Some((_, WriteOutcome::Done(_))) => return Ok(()),
+        Some((_, WriteOutcome::Failed(failure))) => {
+            return Err(settle::failed_alone(v, failure).into());
+        }
+        Some((_, WriteOutcome::Changed)) if v.o.target.is_none() => return Err(Step::ReadTarget),
+        Some((_, WriteOutcome::Changed)) | None => {}
+    }
+    let data = v
+        .render(client, held)
+        .map_err(|failure| Step::from(settle::failed_locally(v, &failure)))?;
+    if v.is_in_place(held, &data) {
+        return Ok(());
+    }
+    let put_back = v.is_put_back(held);
+    if put_back && v.recent_put_backs() >= FIGHT {
+        return Err(settle::failed_alone(v, &fight(v)).into());
+    }
+    let desired = Desired::new(v.o.credential, v.spec, held, data);
+    let write = match (v.o.target, &v.o.target_seen) {
+        (Some(None), _) | (None, Seen::Absent | Seen::Unknown) => TargetWrite::Create(desired),
+        (Some(Some(target)), _) => {
+            let dropped = desired.dropped(target);
+            let takeover = ownership::judge(target, v.o.credential) != Ownership::Ours;
+            if takeover || !dropped.is_empty() {
+                TargetWrite::Replace {
+                    version: target.version.clone(),
+                    desired,
+                    dropped,
+                }
+            } else {
+                TargetWrite::Apply {
+                    uid: target.version.uid.clone(),
+                    desired,
+                }
+            }
+        }
+        // Another spec may have dropped names: only a look at the Secret tells.
+        (None, Seen::Present(_)) if !v.basis_is_recorded() => return Err(Step::ReadTarget),
+        (None, Seen::Present(seen)) => TargetWrite::Apply {
+            uid: seen.uid.clone(),
+            desired,
+        },
+    };
+    Err(Step::Write { write, put_back })
+}
+
+fn fight(v: &View<'_>) -> Failure {
+    let other = match v.o.target {
+        Some(Some(target)) => target.others.first().cloned(),
+        _ => None,
+    };
+    let whom = other.map_or_else(
+        || "somebody deletes it (an audit log of the API server says who)".to_owned(),
+        |manager| format!("{manager:?} edits it"),
+    );
+    Failure::new(
+        Reason::TargetConflict,
+        format!(
+            "The Secret {:?} was put back {FIGHT} times within a minute, and {whom} again and again. \
+             It is put back at most that often; stop the other, or give this resource another \
+             spec.target.name.",
+            v.target_name()
+        ),
+    )
+    .with_retry_after(Some(FIGHT_PERIOD))
+}
+
+/// The end of the chain: what was written under an old name goes, and the status says so.
+fn finish(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Step {
+    if let Some((name, uid)) = v.previous_target() {
+        match v.o.removed {
+            None => return Step::RemovePrevious { name, uid },
+            Some(Err(failure)) => return settle::failed_alone(v, failure).into(),
+            Some(Ok(())) => {}
+        }
+    }
+    settle::succeeded(v, fresh).into()
+}

@@ -1,0 +1,206 @@
+//! What `decide` looks at: values, gathered by `kubernetes::observe`.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+
+use super::{Failure, ownership::TargetObject};
+use crate::{
+    api::{AllowedHosts, FailureStatus, ServiceNowCredentialSpec, ServiceNowCredentialStatus},
+    servicenow::{Exchange, SharedFailure},
+};
+
+/// Namespace and name of a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl Name {
+    /// The name of a resource.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A `ServiceNowCredential` as it is kept in memory: what is acted upon, and nothing else.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// Namespace and name.
+    pub name: Name,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// The annotation `snowcred.dev/renew-requested-at`.
+    pub renew_request: Option<String>,
+    /// The spec, or why it could not be read.
+    pub spec: Result<ServiceNowCredentialSpec, String>,
+    /// The status as last read or written.
+    pub status: ServiceNowCredentialStatus,
+}
+
+/// One state of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+}
+
+/// What the cache knows of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// It was not watched when it last changed.
+    #[default]
+    Unknown,
+    /// It does not exist.
+    Absent,
+    /// It exists in this state.
+    Present(Version),
+}
+
+/// What the operator was started with, as far as decisions need it.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// `--allowed-hosts`, with `--allow-insecure-http`.
+    pub allowed_hosts: AllowedHosts,
+    /// `--min-renew-interval`.
+    pub min_renew_interval: SignedDuration,
+}
+
+/// Digest of the parts of a spec that decide which token is written and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Basis([u8; 32]);
+
+impl Basis {
+    /// The digest of a spec: everything but when to renew and whether to do anything at all.
+    pub fn of(spec: &ServiceNowCredentialSpec) -> Self {
+        let relevant = ServiceNowCredentialSpec {
+            renewal: None,
+            suspend: None,
+            ..spec.clone()
+        };
+        let bytes = serde_json::to_vec(&relevant).unwrap_or_default();
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+/// What this process remembers of a resource between two reconciles. Losing it costs no
+/// correctness.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// The spec that the Secret was last written for.
+    pub basis: Option<Basis>,
+    /// The last failure: waiting is not written each time.
+    pub failure: Option<Remembered>,
+    /// The value of the renew annotation, and when it was first seen.
+    pub renew_request: Option<(String, Timestamp)>,
+    /// When the target was put back, of late.
+    pub put_backs: Vec<Timestamp>,
+    /// A state of the target that was found to be somebody else's, and what was said of it.
+    pub judged_target: Option<(Version, Failure)>,
+}
+
+/// A failure, and what it was met with: a change of either ends the wait.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    /// The failure as the status would say it.
+    pub failure: FailureStatus,
+    /// The spec.
+    pub basis: Basis,
+    /// The client Secret.
+    pub client: Seen,
+}
+
+/// The client Secret as it was read, without what it held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientRead {
+    /// The state that was read.
+    pub version: Version,
+    /// The client's id, for templates.
+    pub client_id: String,
+    /// The id or the secret had whitespace around it, which was taken off.
+    pub trimmed: bool,
+}
+
+/// Another resource with the same target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// Its name.
+    pub name: String,
+    /// It wrote the Secret that exists, or it is older.
+    pub comes_first: bool,
+}
+
+/// How a write of the target ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WriteOutcome {
+    /// Written; this is its state now.
+    Done(Version),
+    /// It exists already, was replaced, has changed or is gone: look again.
+    Changed,
+    /// It cannot be written.
+    Failed(Failure),
+}
+
+/// Everything a decision is made from.
+pub struct Observed<'a> {
+    /// The moment of the decision.
+    pub now: Timestamp,
+    /// One draw from `[0, 1)`.
+    pub random: f64,
+    /// The operator's settings.
+    pub policy: &'a Policy,
+    /// The resource.
+    pub credential: &'a Credential,
+    /// What this process remembers.
+    pub memory: &'a Memory,
+    /// The cache's view of the client Secret.
+    pub client_seen: Seen,
+    /// The cache's view of the target.
+    pub target_seen: Seen,
+    /// The cache's view of the target that was written under another name.
+    pub previous_seen: Seen,
+    /// Another resource with the same target that comes first.
+    pub rival: Option<Rival>,
+    /// The failure that holds the whole origin.
+    pub hold: Option<SharedFailure>,
+    /// The client Secret as read in this reconcile (or in the one that asked for the token).
+    pub client: Option<Result<ClientRead, Failure>>,
+    /// When this resource asked for the token that it waits for.
+    pub asked_at: Option<Timestamp>,
+    /// The broker's knowledge of the client's key; present when `client` is.
+    pub exchange: Option<Exchange>,
+    /// The target as read in this reconcile: `None` not read, `Some(None)` absent.
+    pub target: &'a Option<Option<TargetObject>>,
+    /// Why the target could not be read.
+    pub unreadable: Option<&'a Failure>,
+    /// How the write of this reconcile ended, and the digest of what was written.
+    pub written: Option<&'a (String, WriteOutcome)>,
+    /// How the removal of the previous target ended.
+    pub removed: Option<&'a Result<(), Failure>>,
+}
+
+/// Labels or annotations.
+pub type Metadata = BTreeMap<String, String>;

@@ -1,0 +1,108 @@
+//! The status as a function of what was decided: conditions and their sentences.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::ownership::timestamp;
+use crate::api::{Reason, ServiceNowCredentialStatus, condition};
+
+/// A condition to be, without its transition time.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Verdict {
+    pub(super) status: &'static str,
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+impl Verdict {
+    pub(super) fn new(status: &'static str, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+pub(super) const TRUE: &str = "True";
+pub(super) const FALSE: &str = "False";
+pub(super) const UNKNOWN: &str = "Unknown";
+
+/// Puts a condition in its place; its transition time moves only when its status does
+/// (Kubernetes API conventions, "Typical status properties").
+pub(super) fn set(
+    status: &mut ServiceNowCredentialStatus,
+    kind: &str,
+    verdict: Verdict,
+    generation: i64,
+    now: Timestamp,
+) {
+    let old = status.conditions.iter().position(|c| c.type_ == kind);
+    let since = old
+        .map(|at| &status.conditions[at])
+        .filter(|c| c.status == verdict.status)
+        .map(|c| c.last_transition_time.clone());
+    // Kubernetes stores these times in whole seconds.
+    let seconds = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let condition = Condition {
+        type_: kind.to_owned(),
+        status: verdict.status.to_owned(),
+        reason: verdict.reason.as_str().to_owned(),
+        message: verdict.message,
+        last_transition_time: since.unwrap_or(Time(seconds)),
+        observed_generation: Some(generation),
+    };
+    match old {
+        Some(at) => status.conditions[at] = condition,
+        None => status.conditions.push(condition),
+    }
+}
+
+/// A condition by its type.
+pub(super) fn get<'a>(status: &'a ServiceNowCredentialStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|c| c.type_ == kind)
+}
+
+/// Whether the last attempt worked.
+pub(super) fn is_synced(status: &ServiceNowCredentialStatus) -> bool {
+    get(status, condition::SYNCED).is_some_and(|c| c.status == TRUE)
+}
+
+/// Whether a token that has expired is to be called so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// At once.
+    Strict,
+    /// Not while an attempt after the expiry is under way and young.
+    UnderRenewal,
+}
+
+/// Ready: the target holds a token that has not expired.
+pub(super) fn ready(
+    status: &ServiceNowCredentialStatus,
+    synced: &Verdict,
+    target_is_there: bool,
+    expiry: Expiry,
+    now: Timestamp,
+) -> Verdict {
+    let (Some(token), Some(target), true) = (&status.token, &status.target, target_is_there) else {
+        return match synced.status {
+            FALSE => Verdict::new(FALSE, synced.reason, synced.message.clone()),
+            _ => Verdict::new(UNKNOWN, Reason::Pending, "No token has been fetched yet."),
+        };
+    };
+    let at = timestamp(token.expires_at.0);
+    if now < token.expires_at.0 || expiry == Expiry::UnderRenewal {
+        let message = format!(
+            "The Secret {:?} holds a token that is valid until {at}.",
+            target.name
+        );
+        return Verdict::new(TRUE, Reason::TokenValid, message);
+    }
+    let message = format!(
+        "The token in the Secret {:?} expired at {at} and has not been renewed. See the condition \
+         Synced for the cause.",
+        target.name
+    );
+    Verdict::new(FALSE, Reason::TokenExpired, message)
+}

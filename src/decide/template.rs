@@ -1,0 +1,354 @@
+//! The templates of `spec.target.data`: checked before any token is asked for, rendered with
+//! bounded work and bounded output.
+
+use std::{collections::BTreeMap, io};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use minijinja::{Environment, UndefinedBehavior, value::Value};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::failure::Failure;
+use crate::{api::Reason, servicenow::AccessToken};
+
+/// All keys together; a Secret holds 1 MiB at most, and a token is about a hundred bytes.
+const OUTPUT_LIMIT: usize = 64 * 1024;
+
+/// Instructions of the template engine for one key.
+const FUEL: u64 = 50_000;
+
+/// The names that a template may use, as the documentation lists them.
+const VARIABLES: [&str; 7] = [
+    "token",
+    "token_type",
+    "scope",
+    "expires_at",
+    "expires_at_unix",
+    "instance_url",
+    "client_id",
+];
+
+/// What the variables stand for.
+#[derive(Clone, Debug)]
+pub struct Variables<'a> {
+    /// The access token.
+    pub token: &'a AccessToken,
+    /// Its scope as the instance answered it; empty where it did not.
+    pub scope: &'a str,
+    /// Its expiry.
+    pub expires_at: Timestamp,
+    /// The instance's origin.
+    pub instance_url: &'a str,
+    /// The client's id.
+    pub client_id: &'a str,
+}
+
+/// The rendered contents of the target: key → value.
+#[derive(Clone, PartialEq)]
+pub struct Rendered(BTreeMap<String, Zeroizing<String>>);
+
+impl Rendered {
+    /// Keys with their values in base64, as a Secret's `data` takes them.
+    pub fn encoded(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0
+            .iter()
+            .map(|(key, value)| (key.as_str(), STANDARD.encode(value.as_bytes())))
+    }
+
+    /// Every value in both of its spellings, for blanking.
+    pub(crate) fn spellings(&self) -> impl Iterator<Item = Zeroizing<String>> {
+        let encoded = |value: &Zeroizing<String>| Zeroizing::new(STANDARD.encode(value.as_bytes()));
+        self.0
+            .values()
+            .flat_map(move |value| [encoded(value), value.clone()])
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Hex SHA-256 over keys and values, as `status.target.sha256` keeps it.
+    pub fn sha256(&self) -> String {
+        digest(self.0.iter().map(|(k, v)| (k.as_str(), v.as_bytes())))
+    }
+}
+
+impl std::fmt::Debug for Rendered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Hex SHA-256 over keys and values in order, each preceded by its length, so that no two
+/// different contents have the same input.
+pub fn digest<'a>(entries: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+    let mut hash = Sha256::new();
+    for (key, value) in entries {
+        for part in [key.as_bytes(), value] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+    }
+    crate::hex(&hash.finalize())
+}
+
+/// Checks the templates with stand-in values: what passes here fails later only by its size.
+pub fn check(templates: &BTreeMap<String, String>) -> Result<(), Failure> {
+    let token = AccessToken::stand_in();
+    let variables = Variables {
+        token: &token,
+        scope: "useraccount",
+        expires_at: Timestamp::UNIX_EPOCH,
+        instance_url: "https://example.service-now.com",
+        client_id: "00000000000000000000000000000000",
+    };
+    render(templates, &variables).map(|_| ())
+}
+
+/// Renders every key.
+pub fn render(
+    templates: &BTreeMap<String, String>,
+    variables: &Variables<'_>,
+) -> Result<Rendered, Failure> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(16);
+    environment.set_keep_trailing_newline(true);
+    // The values are credentials and config files, not HTML.
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.add_filter("b64encode", |value: String| STANDARD.encode(value));
+    let context = minijinja::context! {
+        token => Value::from_safe_string(variables.token.expose().to_owned()),
+        token_type => "Bearer",
+        scope => variables.scope,
+        expires_at => variables.expires_at.to_string(),
+        expires_at_unix => variables.expires_at.as_second(),
+        instance_url => variables.instance_url,
+        client_id => variables.client_id,
+    };
+    let mut rendered = BTreeMap::new();
+    let mut room = OUTPUT_LIMIT;
+    for (key, source) in templates {
+        let template = environment
+            .template_from_str(source)
+            .map_err(|error| broken(key, source, &error))?;
+        let mut output = Bounded {
+            bytes: Zeroizing::new(Vec::new()),
+            room,
+        };
+        template
+            .render_captured_to(&context, &mut output)
+            .map_err(|error| {
+                if output_was_full(&error) {
+                    too_large(key)
+                } else {
+                    broken(key, source, &error)
+                }
+            })?;
+        room = output.room;
+        let text = String::from_utf8_lossy(&output.bytes).into_owned();
+        rendered.insert(key.clone(), Zeroizing::new(text));
+    }
+    Ok(Rendered(rendered))
+}
+
+/// A sink that refuses to grow past its room, so that a loop cannot fill the memory.
+struct Bounded {
+    bytes: Zeroizing<Vec<u8>>,
+    room: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.room = self
+            .room
+            .checked_sub(bytes.len())
+            .ok_or(io::ErrorKind::FileTooLarge)?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn output_was_full(error: &minijinja::Error) -> bool {
+    std::iter::successors(std::error::Error::source(error), |e| e.source())
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::FileTooLarge)
+}
+
+fn too_large(key: &str) -> Failure {
+    Failure::new(
+        Reason::TemplateInvalid,
+        format!(
+            "The templates of spec.target.data render to more than 64 KiB (reached in key {key:?}). \
+             Shorten them."
+        ),
+    )
+}
+
+fn broken(key: &str, source: &str, error: &minijinja::Error) -> Failure {
+    use minijinja::ErrorKind;
+    let line = error.line().unwrap_or(1);
+    let undefined = undefined_name(source);
+    let what = match (error.kind(), undefined) {
+        (ErrorKind::UndefinedError, Some((name, line, column))) => format!(
+            "at line {line}, column {column}: there is no variable {name:?}; the variables are {}",
+            VARIABLES.join(", ")
+        ),
+        (ErrorKind::OutOfFuel, _) => {
+            format!("at line {line}: the template does too much work; use fewer loops")
+        }
+        (kind, _) => format!(
+            "at line {line}: {}",
+            error
+                .detail()
+                .map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}"))
+        ),
+    };
+    Failure::new(
+        Reason::TemplateInvalid,
+        format!(
+            "The template of key {key:?} in spec.target.data is broken {what}. Correct it; nothing is asked for before."
+        ),
+    )
+}
+
+/// The first name that no variable has, with its line and column (both from 1).
+fn undefined_name(source: &str) -> Option<(String, usize, usize)> {
+    let environment = Environment::new();
+    let template = environment.template_from_str(source).ok()?;
+    let mut unknown: Vec<_> = template
+        .undeclared_variables(false)
+        .into_iter()
+        .filter(|name| !VARIABLES.contains(&name.as_str()))
+        .filter_map(|name| position(source, &name).map(|(line, column)| (line, column, name)))
+        .collect();
+    unknown.sort();
+    let (line, column, name) = unknown.into_iter().next()?;
+    Some((name, line, column))
+}
+
+fn position(source: &str, name: &str) -> Option<(usize, usize)> {
+    let tag = source
+        .find("{{")
+        .into_iter()
+        .chain(source.find("{%"))
+        .min()?;
+    let at = tag + source[tag..].find(name)?;
+    let line = source[..at].matches('\n').count() + 1;
+    let column = source[..at]
+        .chars()
+        .rev()
+        .take_while(|c| *c != '\n')
+        .count()
+        + 1;
+    Some((line, column))
+}
+
+/// Finds the token in contents that an earlier run rendered: a template of literal text around one
+/// plain `{{ token }}` can be read backwards. Used after a crash between two writes, to know which
+/// token the Secret holds without asking for another.
+pub fn recover_token(
+    templates: &BTreeMap<String, String>,
+    data: &BTreeMap<String, Vec<u8>>,
+) -> Option<AccessToken> {
+    templates.iter().find_map(|(key, template)| {
+        let (before, rest) = template.split_once("{{")?;
+        let (name, after) = rest.split_once("}}")?;
+        let plain = name.trim() == "token"
+            && ["{{", "{%", "{#"]
+                .iter()
+                .all(|tag| !before.contains(tag) && !after.contains(tag));
+        let value = std::str::from_utf8(data.get(key)?).ok()?;
+        let token = value.strip_prefix(before)?.strip_suffix(after)?;
+        plain.then(|| AccessToken::parse(token).ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn templates(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+        entries
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    fn render_one(template: &str) -> Result<String, String> {
+        let token = AccessToken::parse("abc-123_x").unwrap();
+        let variables = Variables {
+            token: &token,
+            scope: "useraccount",
+            expires_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            instance_url: "https://dev1.service-now.com",
+            client_id: "me",
+        };
+        let rendered = render(&templates(&[("k", template)]), &variables)
+            .map_err(|failure| failure.message().to_owned())?;
+        Ok(rendered.0["k"].to_string())
+    }
+
+    #[test]
+    fn every_variable_and_the_filter_render() {
+        let template = "{{ token }} {{ token_type }} {{ scope }} {{ expires_at }} \
+                        {{ expires_at_unix }} {{ instance_url }} {{ client_id }} {{ 'a:b'|b64encode }}\n";
+        assert_eq!(
+            render_one(template).unwrap(),
+            "abc-123_x Bearer useraccount 2026-01-02T03:04:05Z 1767323045 \
+             https://dev1.service-now.com me YTpi\n"
+        );
+    }
+
+    #[test]
+    fn an_unknown_variable_is_named_with_its_place() {
+        assert_eq!(
+            render_one("a\n  {{ tokn }}").unwrap_err(),
+            "The template of key \"k\" in spec.target.data is broken at line 2, column 6: there is \
+             no variable \"tokn\"; the variables are token, token_type, scope, expires_at, \
+             expires_at_unix, instance_url, client_id. Correct it; nothing is asked for before."
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_is_named_with_its_line() {
+        let message = render_one("ok\n{{ token").unwrap_err();
+        assert!(
+            message.contains("key \"k\"") && message.contains("line 2"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn work_and_output_are_bounded() {
+        let busy = render_one(
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+        );
+        assert!(busy.unwrap_err().contains("too much work"));
+        let large = render_one("{% for a in range(9000) %}{{ instance_url }}{% endfor %}");
+        assert!(large.unwrap_err().contains("64 KiB"));
+    }
+
+    #[test]
+    fn html_is_not_escaped() {
+        assert_eq!(render_one("<{{ '&<' }}>").unwrap(), "<&<>");
+    }
+
+    #[test]
+    fn a_token_is_read_back_from_what_was_rendered() {
+        let templates = templates(&[("a", "{{ expires_at }}"), ("h", "Bearer {{ token }}\n")]);
+        let data = BTreeMap::from([
+            ("a".to_owned(), b"x".to_vec()),
+            ("h".to_owned(), b"Bearer abc-123_x\n".to_vec()),
+        ]);
+        let token = recover_token(&templates, &data).unwrap();
+        assert_eq!(token.expose(), "abc-123_x");
+    }
+}

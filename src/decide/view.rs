@@ -1,0 +1,382 @@
+//! The questions that the chain asks of what was observed.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    FIGHT_PERIOD, Failure, Wish,
+    failure::class_of,
+    observed::{Basis, ClientRead, Observed, Seen, Version},
+    ownership::{self, Ownership, TargetObject, is_intact, recorded},
+    renewal::{self, Margin, Validity},
+    template::{self, Rendered, Variables},
+};
+use crate::{
+    api::{
+        CreationPolicy, FailureStatus, Instance, Reason, ServiceNowCredentialSpec, TargetStatus,
+        TokenStatus, duration,
+    },
+    decide::Class,
+    micro_time,
+    servicenow::{Held, Known, Urgency},
+};
+
+/// What was observed, with what follows from it at once.
+pub(super) struct View<'a> {
+    pub(super) o: &'a Observed<'a>,
+    pub(super) spec: &'a ServiceNowCredentialSpec,
+    pub(super) basis: Basis,
+    /// A renewal was asked for by the annotation and not answered yet.
+    pub(super) forced: bool,
+    /// The token on record: the status's, or the Secret's own record where that is newer.
+    pub(super) token: Option<TokenStatus>,
+    /// The target as last written, likewise.
+    target: Option<TargetStatus>,
+    adopted: bool,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(o: &'a Observed<'a>, spec: &'a ServiceNowCredentialSpec) -> Self {
+        let status = &o.credential.status;
+        let request = o.credential.renew_request.as_ref();
+        Self {
+            o,
+            spec,
+            basis: Basis::of(spec),
+            forced: request.is_some() && request != status.handled_renew_request.as_ref(),
+            token: status.token.clone(),
+            target: status.target.clone(),
+            adopted: false,
+        }
+    }
+
+    pub(super) fn target_name(&self) -> &str {
+        self.spec.target_name(&self.o.credential.name.name)
+    }
+
+    pub(super) fn margin(&self) -> Margin {
+        let renewal = self.spec.renewal.as_ref();
+        let before = renewal
+            .and_then(|r| r.renew_before.as_deref())
+            .and_then(|text| duration::parse(text).ok());
+        match (before, renewal.and_then(|r| r.renew_before_percentage)) {
+            (Some(before), _) => Margin::Before(before),
+            (None, Some(percent)) => Margin::Percentage(percent),
+            (None, None) => Margin::Default,
+        }
+    }
+
+    /// The status of the target, where it is the one that the spec names.
+    pub(super) fn recorded_target(&self) -> Option<&TargetStatus> {
+        self.target
+            .as_ref()
+            .filter(|t| t.name == self.target_name())
+    }
+
+    /// What the status says was written last, whatever its name.
+    pub(super) fn last_target(&self) -> Option<&TargetStatus> {
+        self.target.as_ref()
+    }
+
+    /// The target was not touched since it was written.
+    pub(super) fn target_is_as_recorded(&self) -> bool {
+        let Some(recorded) = self.recorded_target() else {
+            return false;
+        };
+        matches!(&self.o.target_seen, Seen::Present(seen) if *seen == version_of(recorded))
+    }
+
+    /// The target that was last written under another name and is ours to delete.
+    pub(super) fn previous_target(&self) -> Option<(String, String)> {
+        let last = self.o.credential.status.target.as_ref()?;
+        let stale =
+            last.name != self.target_name() && last.creation_policy == CreationPolicy::Owner;
+        let there = matches!(&self.o.previous_seen, Seen::Present(seen) if seen.uid == last.uid);
+        (stale && there).then(|| (last.name.clone(), last.uid.clone()))
+    }
+
+    /// Takes the Secret's own record over the status's where it is newer: the operator died
+    /// between the two writes.
+    pub(super) fn adopting(mut self, target: &TargetObject) -> Self {
+        let credential = self.o.credential;
+        let written_for_this_spec = match credential.status.observed_generation {
+            Some(observed) => observed == credential.generation,
+            None => credential.generation == 1,
+        };
+        let data = self.spec.target_data();
+        let complete = data.keys().all(|key| target.data.contains_key(key));
+        let ours = ownership::judge(target, credential) == Ownership::Ours;
+        let (Some(issued_at), Some(expires_at)) = (
+            recorded(target, ownership::ISSUED_AT),
+            recorded(target, ownership::EXPIRES_AT),
+        ) else {
+            return self;
+        };
+        let newer = self
+            .token
+            .as_ref()
+            .is_none_or(|token| token.issued_at.0 < issued_at);
+        if !(written_for_this_spec && complete && ours && newer) {
+            return self;
+        }
+        let validity = Validity {
+            issued_at,
+            expires_at,
+        };
+        let sha256 = template::recover_token(&data, &target.data).map(|token| token.sha256());
+        self.token = Some(TokenStatus {
+            issued_at: micro_time(issued_at),
+            expires_at: micro_time(expires_at),
+            renewal_time: micro_time(self.draw(validity)),
+            scope: None,
+            sha256,
+        });
+        let contents = data
+            .keys()
+            .filter_map(|key| Some((key.as_str(), target.data.get(key)?.as_slice())));
+        self.target = Some(TargetStatus {
+            name: self.target_name().to_owned(),
+            uid: target.version.uid.clone(),
+            resource_version: target.version.resource_version.clone(),
+            creation_policy: self.spec.creation_policy(),
+            sha256: template::digest(contents),
+        });
+        self.adopted = true;
+        self
+    }
+
+    /// A renewal time for a token of this validity.
+    pub(super) fn draw(&self, validity: Validity) -> Timestamp {
+        let interval = self.o.policy.min_renew_interval;
+        renewal::renewal_time(validity, self.margin(), interval, self.o.random)
+    }
+
+    /// The Secret was last written for this very spec.
+    pub(super) fn basis_is_recorded(&self) -> bool {
+        let status = &self.o.credential.status;
+        match self.o.memory.basis {
+            Some(basis) => basis == self.basis,
+            None => {
+                let synced = super::status::is_synced(status);
+                let current = status.observed_generation == Some(self.o.credential.generation);
+                self.adopted || synced && current
+            }
+        }
+    }
+
+    /// The client Secret is in the state in which it was last used.
+    fn client_is_as_recorded(&self) -> bool {
+        let observed = self.observed_client();
+        match (&self.o.client_seen, observed) {
+            (Seen::Present(seen), Some(recorded)) => *seen == recorded,
+            (_, None) => self.adopted,
+            _ => false,
+        }
+    }
+
+    fn observed_client(&self) -> Option<Version> {
+        let name = &self.spec.client.secret_ref.name;
+        let status = &self.o.credential.status;
+        let object = status
+            .observed
+            .iter()
+            .find(|o| o.kind == "Secret" && o.name == *name)?;
+        Some(Version {
+            uid: object.uid.clone(),
+            resource_version: object.resource_version.clone(),
+        })
+    }
+
+    /// The last failure, from memory or from the status.
+    pub(super) fn last_failure(&self) -> Option<&FailureStatus> {
+        let remembered = self.o.memory.failure.as_ref().map(|r| &r.failure);
+        remembered.or(self.o.credential.status.failure.as_ref())
+    }
+
+    /// The failure whose wait is not over, as long as it stands for the same spec and client.
+    pub(super) fn wait(&self) -> Option<&FailureStatus> {
+        let failure = self.last_failure()?;
+        let waiting = failure
+            .retry_time
+            .as_ref()
+            .is_some_and(|at| at.0 > self.o.now);
+        let stands = match &self.o.memory.failure {
+            Some(r) => r.basis == self.basis && r.client == self.o.client_seen,
+            None => {
+                let status = &self.o.credential.status;
+                status.observed_generation == Some(self.o.credential.generation)
+                    && (self.observed_client().is_none() || self.client_is_as_recorded())
+            }
+        };
+        // An answer that came in since is looked at first.
+        let answered = self.o.client.is_some();
+        (waiting && stands && !answered).then_some(failure)
+    }
+
+    /// Whether anything needs the token's value.
+    pub(super) fn needs_token(&self) -> bool {
+        let Some(token) = &self.token else {
+            return true;
+        };
+        let failed = self
+            .last_failure()
+            .and_then(|failure| failure.reason.parse::<Reason>().ok())
+            .is_some_and(|reason| class_of(reason) != Class::Local);
+        let target_stands = self.target_is_as_recorded() || self.target_reads_intact(token);
+        self.forced
+            || self.o.now >= token.renewal_time.0
+            || !self.basis_is_recorded()
+            || !self.client_is_as_recorded()
+            || failed
+            || !target_stands
+    }
+
+    fn target_reads_intact(&self, token: &TokenStatus) -> bool {
+        let (Some(Some(target)), Some(recorded)) = (self.o.target, self.recorded_target()) else {
+            return false;
+        };
+        ownership::judge(target, self.o.credential) == Ownership::Ours
+            && is_intact(target, self.spec, token.expires_at.0, &recorded.sha256)
+    }
+
+    /// When the pending renewal request was first seen.
+    fn forced_since(&self) -> Option<Timestamp> {
+        let (_, since) = self
+            .o
+            .memory
+            .renew_request
+            .as_ref()
+            .filter(|_| self.forced)?;
+        Some(*since)
+    }
+
+    /// A forced renewal takes only the answer to a request that was sent after it.
+    pub(super) fn is_older_than_force(&self, sent_at: Timestamp) -> bool {
+        self.forced_since().is_some_and(|since| sent_at < since)
+    }
+
+    /// Whether a token in memory serves this resource now.
+    pub(super) fn serves(&self, held: &Held) -> bool {
+        let now = self.o.now;
+        if held.validity.expires_at <= now || self.is_older_than_force(held.sent_at) {
+            return false;
+        }
+        let answers_us = self.o.asked_at.is_some_and(|asked| held.sent_at >= asked);
+        match &self.token {
+            Some(token) if token.sha256.as_deref() == Some(&held.sha256) => {
+                let moved = held.validity.expires_at > token.expires_at.0;
+                moved || held.kept || answers_us || now < token.renewal_time.0
+            }
+            _ => answers_us || held.kept || now < renewal::latest(held.validity, self.margin()),
+        }
+    }
+
+    /// What is asked of the broker.
+    pub(super) fn wish(&self) -> Wish {
+        let urgency = match &self.token {
+            None => Urgency::New,
+            Some(token) => {
+                let expires_at = token.expires_at.0;
+                let tenth = validity_of(token).lifetime() / 10;
+                if expires_at.duration_since(self.o.now) < tenth {
+                    Urgency::Expiring(expires_at)
+                } else {
+                    Urgency::Renewal(expires_at)
+                }
+            }
+        };
+        let known = self.token.as_ref().and_then(|token| {
+            Some(Known {
+                sha256: token.sha256.clone()?,
+                validity: validity_of(token),
+            })
+        });
+        let failures = self
+            .last_failure()
+            .filter(|f| f.retry_time.is_some())
+            .map_or(0, |f| f.count);
+        Wish {
+            urgency,
+            known,
+            failures,
+            forced: self.forced,
+        }
+    }
+
+    pub(super) fn render(&self, client: &ClientRead, held: &Held) -> Result<Rendered, Failure> {
+        let instance = Instance::parse(&self.spec.instance)
+            .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
+        let variables = Variables {
+            token: &held.token,
+            scope: &held.scope,
+            expires_at: held.validity.expires_at,
+            instance_url: instance.origin(),
+            client_id: &client.client_id,
+        };
+        template::render(&self.spec.target_data(), &variables)
+    }
+
+    /// The target holds this token already, and nothing of it has to change.
+    pub(super) fn is_in_place(&self, held: &Held, data: &Rendered) -> bool {
+        let Some(recorded) = self.recorded_target() else {
+            return self.reads_in_place(held, data);
+        };
+        let same = self.token.as_ref().is_some_and(|token| {
+            token.sha256.as_deref() == Some(&held.sha256)
+                && token.expires_at.0 == held.validity.expires_at
+        });
+        let unwritten = self.target_is_as_recorded() && recorded.sha256 == data.sha256();
+        (same && unwritten && self.basis_is_recorded()) || self.reads_in_place(held, data)
+    }
+
+    fn reads_in_place(&self, held: &Held, data: &Rendered) -> bool {
+        let Some(Some(target)) = self.o.target else {
+            return false;
+        };
+        let expires_at = held.validity.expires_at;
+        let desired = ownership::Desired::new(self.o.credential, self.spec, held, data.clone());
+        ownership::judge(target, self.o.credential) == Ownership::Ours
+            && is_intact(target, self.spec, expires_at, &data.sha256())
+            && desired.dropped(target).is_empty()
+    }
+
+    /// The write would restore what this resource had written already.
+    pub(super) fn is_put_back(&self, held: &Held) -> bool {
+        let same = |token: &TokenStatus| {
+            token.sha256.as_deref() == Some(&held.sha256)
+                && token.expires_at.0 == held.validity.expires_at
+        };
+        self.token.as_ref().is_some_and(same)
+            && self.recorded_target().is_some()
+            && self.basis_is_recorded()
+    }
+
+    pub(super) fn recent_put_backs(&self) -> usize {
+        let since = self.o.now - FIGHT_PERIOD;
+        self.o
+            .memory
+            .put_backs
+            .iter()
+            .filter(|at| **at > since)
+            .count()
+    }
+}
+
+fn version_of(target: &TargetStatus) -> Version {
+    Version {
+        uid: target.uid.clone(),
+        resource_version: target.resource_version.clone(),
+    }
+}
+
+/// The validity that a status records.
+pub(super) fn validity_of(token: &TokenStatus) -> Validity {
+    Validity {
+        issued_at: token.issued_at.0,
+        expires_at: token.expires_at.0,
+    }
+}
+
+/// A status tells a token that is kept until it expires by its renewal time.
+pub(super) fn is_kept(token: &TokenStatus) -> bool {
+    token.renewal_time.0.duration_since(token.expires_at.0) > -SignedDuration::from_micros(2)
+}

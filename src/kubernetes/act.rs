@@ -1,0 +1,367 @@
+//! Every read of one object and every write: the only place that changes anything in the cluster.
+
+use std::{collections::BTreeMap, fmt::Debug, future::Future, time::Duration};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{ObjectReference, Secret},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::{
+    Api, Client, Error, Resource,
+    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, Request},
+    core::PartialObjectMeta,
+};
+use serde_json::{Value, json};
+
+use super::error::{Call, code, failure, said, timed_out};
+use crate::{
+    FIELD_MANAGER,
+    api::{ServiceNowCredential, ServiceNowCredentialStatus},
+    decide::{
+        Failure, Transition,
+        observed::{Credential, Metadata, Version, WriteOutcome},
+        ownership::{Desired, Fields, TargetWrite},
+    },
+    redact::{blank, one_line},
+};
+
+/// One call of the API may take this long: longer than a busy API server needs, shorter than what
+/// a person waits.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What the API server accepts as the note of an event (events.k8s.io/v1).
+const NOTE_LIMIT: usize = 1000;
+
+/// Only the metadata of a Secret comes back from a write: nothing secret travels or is decoded.
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// The Kubernetes API.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    reporter: String,
+}
+
+impl Cluster {
+    /// Acts through this client; events name `reporter` as the instance that sent them.
+    pub fn new(client: Client, reporter: String) -> Self {
+        Self { client, reporter }
+    }
+
+    /// Reads a Secret. It is decoded here, because kube logs a body that it cannot decode.
+    pub(crate) async fn read_secret(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Secret>, Failure> {
+        let call = Call {
+            verb: "get",
+            resource: "secrets",
+            namespace,
+            name,
+        };
+        let request = Request::new(Secret::url_path(&(), Some(namespace)))
+            .get(name, &GetParams::default())
+            .map_err(|error| failure(&Error::BuildRequest(error), call))?;
+        match bounded(self.client.request_text(request)).await {
+            None => Err(timed_out(call)),
+            Some(Err(error)) if code(&error) == Some(404) => Ok(None),
+            Some(Err(error)) => Err(failure(&error, call)),
+            Some(Ok(text)) => {
+                let text = zeroize::Zeroizing::new(text);
+                let secret = serde_json::from_str(&text)
+                    .map_err(|error| failure(&Error::SerdeError(error), call))?;
+                Ok(Some(secret))
+            }
+        }
+    }
+
+    /// Writes the target.
+    pub(crate) async fn write_target(
+        &self,
+        credential: &Credential,
+        write: &TargetWrite,
+    ) -> WriteOutcome {
+        let namespace = &*credential.name.namespace;
+        let desired = write.desired();
+        let url = Request::new(Secret::url_path(&(), Some(namespace)));
+        let (verb, request) = match write {
+            TargetWrite::Create(desired) => {
+                let body = manifest(credential, desired, None);
+                let params = PostParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PostParams::default()
+                };
+                ("create", url.create(&params, body.to_string().into_bytes()))
+            }
+            TargetWrite::Apply { uid, desired } => {
+                let body = manifest(credential, desired, Some(uid));
+                let params = PatchParams::apply(FIELD_MANAGER).force();
+                (
+                    "patch",
+                    url.patch(&desired.name, &params, &Patch::Apply(body)),
+                )
+            }
+            TargetWrite::Replace {
+                version,
+                desired,
+                dropped,
+            } => {
+                let body = replacement(credential, version, desired, dropped);
+                let params = PatchParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                (
+                    "patch",
+                    url.patch(&desired.name, &params, &Patch::Merge(body)),
+                )
+            }
+        };
+        let call = Call {
+            verb,
+            resource: "secrets",
+            namespace,
+            name: &desired.name,
+        };
+        let answer = match request {
+            Ok(request) => self.request_metadata(request).await,
+            Err(error) => Some(Err(Error::BuildRequest(error))),
+        };
+        match answer {
+            None => WriteOutcome::Failed(timed_out(call)),
+            Some(Ok(metadata)) => WriteOutcome::Done(Version::from(&metadata)),
+            Some(Err(error)) if has_changed(&error) => WriteOutcome::Changed,
+            Some(Err(error)) => WriteOutcome::Failed(without_data(&failure(&error, call), desired)),
+        }
+    }
+
+    async fn request_metadata(
+        &self,
+        mut request: http::Request<Vec<u8>>,
+    ) -> Option<Result<ObjectMeta, Error>> {
+        let accept = http::HeaderValue::from_static(METADATA_ONLY);
+        request.headers_mut().insert(http::header::ACCEPT, accept);
+        let text = bounded(self.client.request_text(request)).await?;
+        Some(text.and_then(|text| {
+            serde_json::from_str::<PartialObjectMeta<Secret>>(&text)
+                .map(|object| object.metadata)
+                .map_err(Error::SerdeError)
+        }))
+    }
+
+    /// Deletes a Secret of ours, if it is still the one with this uid.
+    pub(crate) async fn remove_secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<(), Failure> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let call = Call {
+            verb: "delete",
+            resource: "secrets",
+            namespace,
+            name,
+        };
+        match bounded(secrets.delete(name, &params)).await {
+            None => Err(timed_out(call)),
+            // Gone, or another one by now.
+            Some(Err(error)) if matches!(code(&error), Some(404 | 409)) => Ok(()),
+            Some(Err(error)) => Err(failure(&error, call)),
+            Some(Ok(_)) => Ok(()),
+        }
+    }
+
+    /// Writes the status of this very resource; `None` when it is gone.
+    pub(crate) async fn write_status(
+        &self,
+        credential: &Credential,
+        status: &ServiceNowCredentialStatus,
+    ) -> Result<Option<ServiceNowCredential>, Failure> {
+        let namespace = &*credential.name.namespace;
+        let credentials: Api<ServiceNowCredential> =
+            Api::namespaced(self.client.clone(), namespace);
+        let call = Call {
+            verb: "patch",
+            resource: "servicenowcredentials/status",
+            namespace,
+            name: &credential.name.name,
+        };
+        let patch = status_patch(credential, status)
+            .map_err(|error| failure(&Error::SerdeError(error), call))?;
+        let patch: Patch<()> = Patch::Json(patch);
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let write = credentials.patch_status(&credential.name.name, &params, &patch);
+        match bounded(write).await {
+            None => Err(timed_out(call)),
+            Some(Err(error)) if code(&error) == Some(404) => Ok(None),
+            Some(Err(error)) => Err(failure(&error, call)),
+            Some(Ok(written)) => Ok(Some(written)),
+        }
+    }
+
+    /// Publishes an event. It is news, not state: a failure is logged and forgotten.
+    pub(crate) async fn publish(
+        &self,
+        credential: &Credential,
+        transition: &Transition,
+        now: MicroTime,
+    ) {
+        let namespace = &*credential.name.namespace;
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let event = Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}.", one_line(&credential.name.name, 200))),
+                namespace: Some(namespace.to_owned()),
+                ..ObjectMeta::default()
+            },
+            action: Some("Sync".to_owned()),
+            event_time: Some(now),
+            note: Some(one_line(&transition.message, NOTE_LIMIT)),
+            reason: Some(transition.reason.as_str().to_owned()),
+            regarding: Some(ObjectReference {
+                api_version: Some(ServiceNowCredential::api_version(&()).into_owned()),
+                kind: Some(ServiceNowCredential::kind(&()).into_owned()),
+                name: Some(credential.name.name.to_string()),
+                namespace: Some(namespace.to_owned()),
+                uid: Some(credential.uid.clone()),
+                ..ObjectReference::default()
+            }),
+            reporting_controller: Some(format!("snowcred.dev/{FIELD_MANAGER}")),
+            reporting_instance: Some(self.reporter.clone()),
+            type_: Some(
+                if transition.is_failure {
+                    "Warning"
+                } else {
+                    "Normal"
+                }
+                .to_owned(),
+            ),
+            ..Event::default()
+        };
+        match bounded(events.create(&PostParams::default(), &event)).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                tracing::warn!(resource = %credential.name, error = said(&error), "event not published");
+            }
+            None => tracing::warn!(resource = %credential.name, "event not published in time"),
+        }
+    }
+}
+
+/// Waits for a call for as long as it may take.
+async fn bounded<T: Debug>(call: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(CALL_TIMEOUT, call).await.ok()
+}
+
+/// The Secret was created, replaced, changed or deleted since it was seen.
+fn has_changed(error: &Error) -> bool {
+    let uid_differs =
+        || matches!(error, Error::Api(status) if status.message.contains("metadata.uid"));
+    match code(error) {
+        Some(404) => !said(error).contains("namespaces"),
+        Some(409) => true,
+        // An apply or a patch with another object's uid.
+        Some(422) => uid_differs(),
+        _ => false,
+    }
+}
+
+/// No message repeats what was sent.
+fn without_data(failure: &Failure, desired: &Desired) -> Failure {
+    let message = desired
+        .data
+        .spellings()
+        .fold(failure.message().to_owned(), |text, value| {
+            blank(&text, &value)
+        });
+    Failure::new(failure.reason(), message)
+}
+
+fn owner(credential: &Credential) -> Value {
+    json!({
+        "apiVersion": ServiceNowCredential::api_version(&()),
+        "kind": ServiceNowCredential::kind(&()),
+        "name": &*credential.name.name,
+        "uid": credential.uid,
+        "controller": true,
+    })
+}
+
+/// The target as a whole, for a create or an apply.
+fn manifest(credential: &Credential, desired: &Desired, uid: Option<&str>) -> Value {
+    let data: BTreeMap<_, _> = desired.data.encoded().collect();
+    let mut manifest = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": desired.name,
+            "namespace": &*credential.name.namespace,
+            "labels": desired.labels,
+            "annotations": desired.annotations,
+            "ownerReferences": [owner(credential)],
+        },
+        "type": desired.type_,
+        "data": data,
+    });
+    if let Some(uid) = uid {
+        manifest["metadata"]["uid"] = json!(uid);
+    }
+    manifest
+}
+
+/// The JSON merge patch (RFC 7386) that sets what is desired and takes out what was dropped.
+fn replacement(
+    credential: &Credential,
+    version: &Version,
+    desired: &Desired,
+    dropped: &Fields,
+) -> Value {
+    let with_nulls = |wanted: &Metadata, dropped: &std::collections::BTreeSet<String>| {
+        let nulls = dropped.iter().map(|name| (name.clone(), Value::Null));
+        let values = wanted
+            .iter()
+            .map(|(name, value)| (name.clone(), json!(value)));
+        nulls.chain(values).collect::<serde_json::Map<_, _>>()
+    };
+    let data: Metadata = desired
+        .data
+        .encoded()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    json!({
+        "metadata": {
+            "uid": version.uid,
+            "resourceVersion": version.resource_version,
+            "labels": with_nulls(&desired.labels, &dropped.labels),
+            "annotations": with_nulls(&desired.annotations, &dropped.annotations),
+            "ownerReferences": [owner(credential)],
+        },
+        "data": with_nulls(&data, &dropped.data),
+    })
+}
+
+/// Replaces the whole status of the resource with this uid: what is absent goes.
+fn status_patch(
+    credential: &Credential,
+    status: &ServiceNowCredentialStatus,
+) -> Result<json_patch::Patch, serde_json::Error> {
+    serde_json::from_value(json!([
+        {"op": "test", "path": "/metadata/uid", "value": credential.uid},
+        {"op": "add", "path": "/status", "value": status},
+    ]))
+}

@@ -1,0 +1,13 @@
+//! The Kubernetes side: what is read (observe), what is written (act), and the events.
+
+mod act;
+mod client_secret;
+mod error;
+mod store;
+#[cfg(test)]
+mod store_tests;
+pub mod watch;
+
+pub use act::Cluster;
+pub use client_secret::{SharedClient, read_client};
+pub use store::{Relist, Store};

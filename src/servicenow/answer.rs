@@ -1,0 +1,338 @@
+//! What an answer of the token endpoint means, and what a person should do about it.
+
+use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use serde::Deserialize;
+
+use super::{
+    key::SharingKey,
+    token::{TokenAnswer, parse_answer},
+};
+use crate::{
+    api::Reason,
+    decide::Failure,
+    redact::{blank, one_line},
+};
+
+/// An HTTP answer, as far as it matters here.
+#[derive(Clone, Debug, Default)]
+pub struct RawAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// `Content-Type`, if any.
+    pub content_type: String,
+    /// `Retry-After`, if any.
+    pub retry_after: Option<String>,
+    /// The body, at most 64 KiB; `None` where it was longer.
+    pub body: Option<Vec<u8>>,
+}
+
+/// The longest body that is read.
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
+
+/// The longest part of an `error_description` that is repeated.
+const DESCRIPTION_LIMIT: usize = 200;
+
+/// Judges an answer. Nothing of a body is repeated but the OAuth error fields, with every
+/// credential in hand blanked.
+pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<TokenAnswer, Failure> {
+    let origin = key.origin();
+    let Some(body) = &answer.body else {
+        return Err(Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "{origin} answered the token request with HTTP {} and a body of more than 64 KiB, \
+                 which no token answer is. Check that spec.instance is a ServiceNow instance and \
+                 not a proxy or portal in front of it.",
+                answer.status
+            ),
+        ));
+    };
+    match answer.status {
+        200 if is_html(answer, body) => Err(html(origin, body)),
+        200 => parse_answer(body).map_err(|what| {
+            Failure::new(
+                Reason::InvalidResponse,
+                format!(
+                    "{origin} answered the token request with HTTP 200, but the answer {what}. \
+                     Check that spec.instance is the ServiceNow instance itself; if it is, look at \
+                     its System Logs, filtered to Source = OAuth."
+                ),
+            )
+        }),
+        429 => {
+            let wait = answer
+                .retry_after
+                .as_deref()
+                .and_then(|text| parse_retry_after(text, now));
+            Err(Failure::new(
+                Reason::RateLimited,
+                format!(
+                    "{origin} answered the token request with HTTP 429: too many requests. No \
+                     token is asked of this instance until the wait is over. If this lasts, ask its \
+                     administrator about its rate limits and semaphores."
+                ),
+            )
+            .with_retry_after(wait))
+        }
+        300..=399 => Err(Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "{origin} answered the token request with a redirect (HTTP {}), which is never \
+                 followed with credentials in hand. Set spec.instance to the address where the \
+                 instance itself answers; a login or SSO page in front of it is a usual cause.",
+                answer.status
+            ),
+        )),
+        500.. => Err(Failure::new(
+            Reason::InstanceUnavailable,
+            format!(
+                "{origin} answered the token request with HTTP {}: the instance or the edge in \
+                 front of it is down, overloaded or in maintenance. It is tried again until it \
+                 recovers; if this lasts, look at the instance's status page.",
+                answer.status
+            ),
+        )),
+        status if is_html(answer, body) && status != 400 && status != 401 => {
+            Err(html(origin, body))
+        }
+        status => Err(refused(status, body, key)),
+    }
+}
+
+fn is_html(answer: &RawAnswer, body: &[u8]) -> bool {
+    let start = body.trim_ascii_start();
+    answer.content_type.to_ascii_lowercase().contains("html") || start.starts_with(b"<")
+}
+
+fn html(origin: &str, body: &[u8]) -> Failure {
+    let page = String::from_utf8_lossy(body).to_ascii_lowercase();
+    if page.contains("hibernating") {
+        return Failure::new(
+            Reason::InstanceHibernating,
+            format!(
+                "{origin} is a hibernating developer instance: it answers every request with its \
+                 hibernation page. Wake it at the ServiceNow developer site (sign in, \"Wake \
+                 instance\"); the token is fetched as soon as it is up."
+            ),
+        );
+    }
+    Failure::new(
+        Reason::InvalidResponse,
+        format!(
+            "{origin} answered the token request with a web page instead of a token: a login, SSO \
+             or maintenance page. Check that spec.instance is the ServiceNow instance itself, and \
+             that nothing in front of it asks for a login."
+        ),
+    )
+}
+
+/// The OAuth error fields (RFC 6749, section 5.2).
+#[derive(Default, Deserialize)]
+struct OAuthError {
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+fn refused(status: u16, body: &[u8], key: &SharingKey) -> Failure {
+    let origin = key.origin();
+    let error: OAuthError = serde_json::from_slice(body).unwrap_or_default();
+    let code = quotable(&error.error, key);
+    let description = quotable(&error.error_description, key);
+    let said = match (code.as_str(), description.as_str()) {
+        ("", "") => String::new(),
+        (code, "") => format!(" ({code})"),
+        ("", description) => format!(" ({description})"),
+        (code, description) => format!(" ({code}: {description})"),
+    };
+    if error.error == "unsupported_grant_type" {
+        return Failure::new(
+            Reason::AccessDenied,
+            format!(
+                "{origin} refused the token request with HTTP {status}{said}: this instance does \
+                 not offer the client-credentials grant. Check that its release has it and that \
+                 the plugin OAuth 2.0 (com.snc.platform.security.oauth) is active."
+            ),
+        );
+    }
+    let missing_user = error
+        .error_description
+        .contains("integration user is not configured");
+    let mut causes = vec![
+        "the system property glide.oauth.inbound.client.credential.grant_type.enabled is missing or \
+         not true (its default is false; the password grant works without it)",
+        "the client's Application Registry entry has no OAuth Application User (the field is not on \
+         the form by default), or that user is inactive, locked out or lacks roles",
+        "the client id or secret is wrong, or was stored with something around it",
+        "a requested scope is not linked to the client (leaving spec.scopes out is always allowed)",
+        "a plugin is inactive: com.snc.platform.security.oauth, com.glide.rest, \
+         com.glide.auth.scope or com.glide.rest.auth.scope",
+        "on Zurich and newer, the client must be made in the Machine Identity Console as an inbound \
+         integration with the client credentials grant",
+    ];
+    if missing_user {
+        causes.swap(0, 1);
+    }
+    let list: Vec<_> = causes
+        .iter()
+        .enumerate()
+        .map(|(i, cause)| format!("{}) {cause}", i + 1))
+        .collect();
+    Failure::new(
+        Reason::AccessDenied,
+        format!(
+            "{origin} refused the client with HTTP {status}{said}. The instance does not say why; \
+             check in this order: {}. The instance's System Logs, filtered to Source = OAuth, say \
+             more; ServiceNow's KB1645212 covers the setup.",
+            list.join("; ")
+        ),
+    )
+}
+
+/// A field of an answer, fit to be shown: no credential, no control character, not too long.
+fn quotable(field: &str, key: &SharingKey) -> String {
+    let mut text = field.to_owned();
+    for spelling in key.spellings() {
+        text = blank(&text, &spelling);
+    }
+    one_line(&text, DESCRIPTION_LIMIT)
+}
+
+/// `Retry-After`: delay-seconds or an HTTP date (RFC 9110, section 10.2.3).
+fn parse_retry_after(text: &str, now: Timestamp) -> Option<SignedDuration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(SignedDuration::from_secs(seconds.into()));
+    }
+    let date = rfc2822::parse(text).ok()?.timestamp();
+    Some(date.duration_since(now).max(SignedDuration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::api::{ClientAuthentication, Instance};
+
+    fn key() -> SharingKey {
+        SharingKey::client_credentials(
+            &Instance::parse("dev1").unwrap(),
+            ClientAuthentication::Basic,
+            Zeroizing::new("my id".to_owned()),
+            Zeroizing::new("p@ss/word+1".to_owned()),
+            &[],
+        )
+    }
+
+    fn judged(status: u16, content_type: &str, body: &str) -> Result<TokenAnswer, Failure> {
+        let answer = RawAnswer {
+            status,
+            content_type: content_type.to_owned(),
+            retry_after: None,
+            body: Some(body.as_bytes().to_vec()),
+        };
+        judge(&answer, &key(), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn each_answer_has_its_reason() {
+        let json = "application/json";
+        let denied = r#"{"error_description":"access_denied","error":"server_error"}"#;
+        let hibernating = "<html><title>Instance Hibernating page</title></html>";
+        for (status, content_type, body, reason) in [
+            (200, "text/html", hibernating, Reason::InstanceHibernating),
+            (
+                200,
+                "text/html;charset=UTF-8",
+                "<html>Log in</html>",
+                Reason::InvalidResponse,
+            ),
+            (200, json, "{\"access_token\":", Reason::InvalidResponse),
+            (200, json, "", Reason::InvalidResponse),
+            (302, "", "", Reason::InvalidResponse),
+            (
+                400,
+                json,
+                r#"{"error":"unsupported_grant_type"}"#,
+                Reason::AccessDenied,
+            ),
+            (401, json, denied, Reason::AccessDenied),
+            (401, "text/html", "<html>", Reason::AccessDenied),
+            (403, json, denied, Reason::AccessDenied),
+            (404, "text/html", "<html>not here", Reason::InvalidResponse),
+            (429, json, "", Reason::RateLimited),
+            (500, "text/html", "<html>", Reason::InstanceUnavailable),
+            (502, "text/html", "<html>", Reason::InstanceUnavailable),
+            (503, "", "", Reason::InstanceUnavailable),
+        ] {
+            let failure = judged(status, content_type, body).unwrap_err();
+            assert_eq!(failure.reason(), reason, "HTTP {status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_comes_with_the_checklist_in_order() {
+        let body = r#"{"error_description":"access_denied","error":"server_error"}"#;
+        let failure = judged(401, "application/json", body).unwrap_err();
+        let places: Vec<_> = [
+            "HTTP 401 (server_error: access_denied)",
+            "glide.oauth.inbound.client.credential.grant_type.enabled",
+            "OAuth Application User",
+            "client id or secret is wrong",
+            "scope is not linked",
+            "com.snc.platform.security.oauth",
+            "Machine Identity Console",
+            "Source = OAuth",
+            "KB1645212",
+        ]
+        .iter()
+        .map(|part| {
+            failure
+                .message()
+                .find(part)
+                .unwrap_or_else(|| panic!("no {part}"))
+        })
+        .collect();
+        assert!(places.is_sorted(), "{}", failure.message());
+    }
+
+    #[test]
+    fn an_echoed_credential_is_blanked_in_every_spelling() {
+        for spelling in key().spellings() {
+            let body = serde_json::json!({"error": "x", "error_description": format!("got {}!", *spelling)});
+            let failure = judged(401, "application/json", &body.to_string()).unwrap_err();
+            assert!(
+                !failure.message().contains(&*spelling),
+                "{}",
+                failure.message()
+            );
+            assert!(
+                failure.message().contains("got ***!"),
+                "{}",
+                failure.message()
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_or_dirty_description_is_shortened_and_cleaned() {
+        let body =
+            serde_json::json!({"error": "a\u{1b}[31m\nb", "error_description": "é".repeat(5000)});
+        let failure = judged(401, "application/json", &body.to_string()).unwrap_err();
+        assert!(!failure.message().contains(['\u{1b}', '\n']));
+        assert!(failure.message().len() < 4000);
+    }
+
+    #[test]
+    fn retry_after_is_taken_in_seconds_and_as_a_date() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let wait = |text| parse_retry_after(text, now).map(|d| d.as_secs());
+        assert_eq!(wait("120"), Some(120));
+        assert_eq!(wait("Thu, 01 Jan 2026 00:01:00 GMT"), Some(60));
+        assert_eq!(wait("Thu, 01 Jan 2025 00:01:00 GMT"), Some(0));
+        assert_eq!(wait("-3"), None);
+        assert_eq!(wait("soon"), None);
+    }
+}

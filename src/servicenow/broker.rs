@@ -1,0 +1,528 @@
+//! The broker: one token request serves all who ask alike, refusals are shared by the same key,
+//! and an origin that is down or rate limits is left alone by everyone.
+//!
+//! It is a state machine without I/O, clock or randomness: whoever drives it sends what
+//! [`Broker::dispatch`] hands out, reports each answer to [`Broker::complete`], and wakes the
+//! resources that it names.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    key::SharingKey,
+    token::{AccessToken, TokenAnswer},
+};
+use crate::{
+    api::Reason,
+    decide::{
+        Failure, Name,
+        backoff::{Attempt, retry_at},
+        failure::Class,
+        renewal::{Validity, next_allowed},
+    },
+};
+
+/// A token in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// The token.
+    pub token: AccessToken,
+    /// Its hex SHA-256.
+    pub sha256: String,
+    /// The scope that the instance answered.
+    pub scope: String,
+    /// From the request that brought it, or moved its expiry, to its expiry.
+    pub validity: Validity,
+    /// When the request was sent that last brought it.
+    pub sent_at: Timestamp,
+    /// The instance gave the same token without moving its expiry: it keeps tokens until they
+    /// expire, and asking earlier gains nothing.
+    pub kept: bool,
+}
+
+/// What a resource already knows of its token, from its status: a same-token answer is judged
+/// against it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    /// Hex SHA-256 of the token.
+    pub sha256: String,
+    /// The recorded validity.
+    pub validity: Validity,
+}
+
+/// A failure that everyone with the same key, or on the same origin, waits out together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedFailure {
+    /// What went wrong.
+    pub failure: Failure,
+    /// Failures in a row.
+    pub count: u32,
+    /// When the failed request was sent.
+    pub sent_at: Timestamp,
+    /// When the answer was in.
+    pub at: Timestamp,
+    /// When the next request may go out.
+    pub retry_at: Timestamp,
+}
+
+/// What the broker knows for one key, as `decide` sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Exchange {
+    /// The last token, if any.
+    pub held: Option<Held>,
+    /// The failure that keeps this key waiting: its own, or its origin's.
+    pub failure: Option<SharedFailure>,
+    /// A request is queued or on its way, since this moment.
+    pub asked_at: Option<Timestamp>,
+    /// No request before this moment: the least interval after a success.
+    pub not_before: Option<Timestamp>,
+}
+
+/// Who goes first at an origin whose request limit is reached. Smaller goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Less than a tenth of the lifetime is left; nearest expiry first.
+    Expiring(Timestamp),
+    /// There is no token yet.
+    New,
+    /// A renewal in good time; nearest expiry first.
+    Renewal(Timestamp),
+}
+
+/// A resource's wish for a token.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Who is woken by the answer.
+    pub name: Name,
+    /// Its place in the queue.
+    pub urgency: Urgency,
+    /// What it knows already.
+    pub known: Option<Known>,
+    /// Failures in a row that its status remembers, so that a restart does not begin anew.
+    pub failures: u32,
+    /// Asked for by a person: goes out even while the origin is held.
+    pub forced: bool,
+}
+
+/// How requests are bounded.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests under way at one origin.
+    pub per_origin: usize,
+    /// The least interval between two successes of one key.
+    pub min_interval: SignedDuration,
+}
+
+/// A same-token answer at the expiry is asked again at this pace …
+const AT_EXPIRY_SOON: SignedDuration = SignedDuration::from_millis(200);
+/// … for this long, …
+const AT_EXPIRY_SOON_FOR: SignedDuration = SignedDuration::from_millis(1500);
+/// … then at this pace, …
+const AT_EXPIRY_LATER: SignedDuration = SignedDuration::from_secs(1);
+/// … and after this long it is no valid answer any more.
+const AT_EXPIRY_GIVEN_UP: SignedDuration = SignedDuration::from_secs(5);
+
+/// Instances refuse now and then one of several concurrent requests; the next one passes.
+const ONE_OFF_REFUSAL: SignedDuration = SignedDuration::from_secs(1);
+
+/// An expiry has moved if it is later, or earlier, by more than this (and the round trip).
+const MOVED: SignedDuration = SignedDuration::from_secs(2);
+
+/// The state of all keys and origins.
+pub struct Broker {
+    limits: Limits,
+    keys: HashMap<Arc<SharingKey>, KeyState>,
+    origins: HashMap<String, OriginState>,
+}
+
+#[derive(Default)]
+struct KeyState {
+    held: Option<Held>,
+    failure: Option<SharedFailure>,
+    known: Option<Known>,
+    failures_before: u32,
+    queued: Option<Queued>,
+    under_way: Option<Timestamp>,
+    waiters: BTreeSet<Name>,
+    one_off_spent: bool,
+    at_expiry_since: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy)]
+struct Queued {
+    urgency: Urgency,
+    since: Timestamp,
+    not_before: Timestamp,
+    forced: bool,
+}
+
+#[derive(Default)]
+struct OriginState {
+    under_way: usize,
+    hold: Option<SharedFailure>,
+}
+
+impl Broker {
+    /// A broker that knows nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            keys: HashMap::new(),
+            origins: HashMap::new(),
+        }
+    }
+
+    /// What is known for a key.
+    pub fn exchange(&self, key: &SharingKey) -> Exchange {
+        let hold = self.origins.get(key.origin()).and_then(|o| o.hold.clone());
+        let Some(state) = self.keys.get(key) else {
+            return Exchange {
+                failure: hold,
+                ..Exchange::default()
+            };
+        };
+        let not_before = state
+            .held
+            .as_ref()
+            .map(|held| next_allowed(held.validity, self.limits.min_interval));
+        Exchange {
+            held: state.held.clone(),
+            failure: later(state.failure.clone(), hold),
+            asked_at: state.under_way.or(state.queued.map(|q| q.since)),
+            not_before,
+        }
+    }
+
+    /// The failure that holds a whole origin, if any: known before any Secret is read.
+    pub fn hold(&self, origin: &str) -> Option<&SharedFailure> {
+        self.origins.get(origin)?.hold.as_ref()
+    }
+
+    /// Queues a request, or joins the one that is queued or on its way.
+    pub fn ask(&mut self, key: &Arc<SharingKey>, ask: Ask, now: Timestamp) {
+        let state = self.keys.entry(key.clone()).or_default();
+        state.waiters.insert(ask.name);
+        if state.held.is_none() {
+            state.known = newer(state.known.take(), ask.known);
+        }
+        state.failures_before = state.failures_before.max(ask.failures);
+        if state.under_way.is_some() {
+            return;
+        }
+        let queued = state.queued.get_or_insert(Queued {
+            urgency: ask.urgency,
+            since: now,
+            not_before: now,
+            forced: ask.forced,
+        });
+        queued.urgency = queued.urgency.min(ask.urgency);
+        queued.forced |= ask.forced;
+    }
+
+    /// Takes a resource out of all waiting; a request that nobody waits for any more stays home.
+    pub fn leave(&mut self, name: &Name) {
+        for state in self.keys.values_mut() {
+            if state.waiters.remove(name) && state.waiters.is_empty() {
+                state.queued = None;
+            }
+        }
+    }
+
+    /// The requests that go out now. Each is to be followed by one [`Broker::complete`].
+    pub fn dispatch(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
+        let mut ready: Vec<_> = self
+            .keys
+            .iter()
+            .filter_map(|(key, state)| state.queued.map(|queued| (queued, key.clone())))
+            .filter(|(queued, _)| queued.not_before <= now)
+            .collect();
+        ready.sort_by_key(|(queued, _)| (queued.urgency, queued.since));
+        let mut out = Vec::new();
+        for (queued, key) in ready {
+            let origin = self.origins.entry(key.origin().to_owned()).or_default();
+            let limit = match &origin.hold {
+                Some(hold) if hold.retry_at > now && !queued.forced => 0,
+                // One probe at a time for an origin that is down.
+                Some(_) => 1,
+                None => self.limits.per_origin,
+            };
+            if origin.under_way >= limit {
+                continue;
+            }
+            origin.under_way += 1;
+            if let Some(state) = self.keys.get_mut(&key) {
+                state.queued = None;
+                state.under_way = Some(now);
+            }
+            out.push(key);
+        }
+        out
+    }
+
+    /// When [`Broker::dispatch`] may have something that it has not now.
+    pub fn next_dispatch(&self, now: Timestamp) -> Option<Timestamp> {
+        self.keys
+            .iter()
+            .filter_map(|(key, state)| {
+                let queued = state.queued?;
+                let hold = self.hold(key.origin()).map(|hold| hold.retry_at);
+                Some(queued.not_before.max(hold.unwrap_or(queued.not_before)))
+            })
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    /// Takes an answer in, and names the resources to wake.
+    pub fn complete(
+        &mut self,
+        key: &Arc<SharingKey>,
+        sent_at: Timestamp,
+        now: Timestamp,
+        answer: Result<TokenAnswer, Failure>,
+        random: f64,
+    ) -> Vec<Name> {
+        let min_interval = self.limits.min_interval;
+        let origin = self.origins.entry(key.origin().to_owned()).or_default();
+        origin.under_way = origin.under_way.saturating_sub(1);
+        let state = self.keys.entry(key.clone()).or_default();
+        state.under_way = None;
+        let outcome = answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now));
+        match outcome {
+            Ok(Judged::Again(at)) => {
+                origin.hold = None;
+                state.requeue(now, at);
+                return Vec::new();
+            }
+            Ok(Judged::Held(held)) => {
+                // A same-token answer keeps its old validity; the interval counts from it.
+                debug_assert!(
+                    next_allowed(held.validity, min_interval) <= held.validity.expires_at
+                );
+                origin.hold = None;
+                state.succeed(held);
+            }
+            Err(failure) if state.is_one_off(&failure) => {
+                state.one_off_spent = true;
+                state.requeue(now, now + ONE_OFF_REFUSAL);
+                return Vec::new();
+            }
+            Err(failure) => {
+                let before = match failure.class() {
+                    Class::Outage | Class::Held => origin.hold.as_ref(),
+                    _ => state.failure.as_ref(),
+                };
+                let count = before.map_or(state.failures_before, |f| f.count) + 1;
+                let expires_at = state.expiry();
+                let attempt = Attempt {
+                    class: failure.class(),
+                    count,
+                    retry_after: failure.retry_after(),
+                    expires_at,
+                    random,
+                };
+                let shared = SharedFailure {
+                    retry_at: retry_at(&attempt, now).unwrap_or(Timestamp::MAX),
+                    failure,
+                    count,
+                    sent_at,
+                    at: now,
+                };
+                match shared.failure.class() {
+                    Class::Outage | Class::Held => {
+                        origin.hold = Some(shared);
+                        return self.release_origin(key);
+                    }
+                    _ => {
+                        origin.hold = None;
+                        state.failure = Some(shared);
+                    }
+                }
+            }
+        }
+        state.failures_before = 0;
+        std::mem::take(&mut state.waiters).into_iter().collect()
+    }
+
+    /// Everyone who waits at the origin of this key is told of its hold, and asks again after it.
+    fn release_origin(&mut self, key: &Arc<SharingKey>) -> Vec<Name> {
+        let mut woken = Vec::new();
+        for (other, state) in &mut self.keys {
+            let idle = state.under_way.is_none();
+            if other == key || (idle && other.origin() == key.origin()) {
+                state.queued = None;
+                woken.extend(std::mem::take(&mut state.waiters));
+            }
+        }
+        woken
+    }
+
+    /// Forgets keys that nobody waits for and whose token and failure are over.
+    pub fn sweep(&mut self, now: Timestamp) {
+        self.keys.retain(|_, state| {
+            let token = state
+                .held
+                .as_ref()
+                .is_some_and(|h| h.validity.expires_at > now);
+            let failure = state.failure.as_ref().is_some_and(|f| f.retry_at > now);
+            token || failure || state.queued.is_some() || state.under_way.is_some()
+        });
+        let keys = &self.keys;
+        self.origins.retain(|origin, state| {
+            state.under_way > 0
+                || state.hold.is_some() && keys.keys().any(|k| k.origin() == origin)
+                || state.hold.as_ref().is_some_and(|hold| hold.retry_at > now)
+        });
+    }
+}
+
+/// Of two failures that keep a key waiting, the one that keeps it longer.
+fn later(a: Option<SharedFailure>, b: Option<SharedFailure>) -> Option<SharedFailure> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if a.retry_at >= b.retry_at { a } else { b }),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Of what two resources know of one key's token, the later.
+fn newer(a: Option<Known>, b: Option<Known>) -> Option<Known> {
+    [a, b]
+        .into_iter()
+        .flatten()
+        .max_by_key(|known| known.validity.issued_at)
+}
+
+enum Judged {
+    Held(Held),
+    Again(Timestamp),
+}
+
+impl KeyState {
+    fn requeue(&mut self, now: Timestamp, not_before: Timestamp) {
+        let urgency = self.expiry().map_or(Urgency::New, Urgency::Expiring);
+        self.queued = Some(Queued {
+            urgency,
+            since: now,
+            not_before,
+            forced: false,
+        });
+    }
+
+    fn succeed(&mut self, held: Held) {
+        self.known = Some(Known {
+            sha256: held.sha256.clone(),
+            validity: held.validity,
+        });
+        self.held = Some(held);
+        self.failure = None;
+        self.one_off_spent = false;
+        self.at_expiry_since = None;
+    }
+
+    fn expiry(&self) -> Option<Timestamp> {
+        self.known.as_ref().map(|known| known.validity.expires_at)
+    }
+
+    /// The first refusal of a client that was good before is tried once more.
+    fn is_one_off(&self, failure: &Failure) -> bool {
+        let good_before =
+            self.known.is_some() && self.failure.is_none() && self.failures_before == 0;
+        failure.class() == Class::Refused && good_before && !self.one_off_spent
+    }
+
+    fn judge(
+        &mut self,
+        answer: TokenAnswer,
+        origin: &str,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Judged, Failure> {
+        let sha256 = answer.token.sha256();
+        let known = self.known.as_ref().filter(|known| known.sha256 == sha256);
+        let (validity, kept) = match known {
+            None => (new_validity(answer.expires_in, origin, sent_at)?, false),
+            Some(known) => {
+                let recorded = known.validity;
+                // A missing lifetime of a known token says nothing new about it.
+                let seconds = answer.expires_in.unwrap_or(0).max(0);
+                let stated = Validity {
+                    issued_at: sent_at,
+                    expires_at: sent_at + SignedDuration::from_secs(seconds),
+                };
+                let round_trip = now.duration_since(sent_at).max(SignedDuration::ZERO);
+                let silent = answer.expires_in.is_none();
+                if !silent && stated.expires_at > recorded.expires_at + MOVED + round_trip {
+                    (stated, false)
+                } else if sent_at >= recorded.expires_at {
+                    return self.ask_again(origin, now).map(Judged::Again);
+                } else if !silent && stated.expires_at + MOVED < recorded.expires_at {
+                    let expires_at = stated.expires_at;
+                    (
+                        Validity {
+                            expires_at,
+                            ..recorded
+                        },
+                        true,
+                    )
+                } else {
+                    (recorded, true)
+                }
+            }
+        };
+        Ok(Judged::Held(Held {
+            token: answer.token,
+            sha256,
+            scope: answer.scope,
+            validity,
+            sent_at,
+            kept,
+        }))
+    }
+
+    /// The instance still hands out a token whose time is over by our count.
+    fn ask_again(&mut self, origin: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+        let since = *self.at_expiry_since.get_or_insert(now);
+        let waited = now.duration_since(since);
+        if waited < AT_EXPIRY_SOON_FOR {
+            return Ok(now + AT_EXPIRY_SOON);
+        }
+        if waited < AT_EXPIRY_GIVEN_UP {
+            return Ok(now + AT_EXPIRY_LATER);
+        }
+        self.at_expiry_since = None;
+        Err(Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "{origin} still answers with the token whose lifetime is over, and says nothing of a \
+                 longer one. Compare the clocks of the instance and of this cluster; if they agree, \
+                 look at the client's Access Token Lifespan in the Application Registry."
+            ),
+        ))
+    }
+}
+
+fn new_validity(
+    expires_in: Option<i64>,
+    origin: &str,
+    sent_at: Timestamp,
+) -> Result<Validity, Failure> {
+    let seconds = expires_in.filter(|seconds| *seconds > 0).ok_or_else(|| {
+        Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "{origin} answered with a new token but without a positive expires_in, so nobody can \
+                 say when it expires. Set the client's Access Token Lifespan in the Application \
+                 Registry."
+            ),
+        )
+    })?;
+    Ok(Validity {
+        issued_at: sent_at,
+        expires_at: sent_at
+            .saturating_add(SignedDuration::from_secs(seconds))
+            .unwrap_or(Timestamp::MAX),
+    })
+}

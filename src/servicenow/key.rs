@@ -1,0 +1,111 @@
+//! Who asks what of whom: everything that makes two token requests the same request.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    hash::{Hash, Hasher},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use url::form_urlencoded;
+use zeroize::Zeroizing;
+
+use crate::api::{ClientAuthentication, Instance};
+
+/// Tokens and refusals are shared by this key and by nothing less: origin, client authentication,
+/// client id and secret, grant material and scopes, compared as bytes, in memory only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SharingKey {
+    origin: String,
+    authentication: ClientAuthentication,
+    client_id: Zeroizing<String>,
+    client_secret: Zeroizing<String>,
+    scopes: BTreeSet<String>,
+}
+
+impl SharingKey {
+    /// The key of a client-credentials grant (RFC 6749, section 4.4).
+    pub fn client_credentials(
+        instance: &Instance,
+        authentication: ClientAuthentication,
+        client_id: Zeroizing<String>,
+        client_secret: Zeroizing<String>,
+        scopes: &[String],
+    ) -> Self {
+        Self {
+            origin: instance.origin().to_owned(),
+            authentication,
+            client_id,
+            client_secret,
+            scopes: scopes.iter().cloned().collect(),
+        }
+    }
+
+    /// The instance's origin.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The client's id.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// The `Authorization` header (RFC 7617), where the client authenticates by one.
+    pub(crate) fn authorization(&self) -> Option<Zeroizing<String>> {
+        let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
+        (self.authentication == ClientAuthentication::Basic)
+            .then(|| Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
+    }
+
+    /// The body of the token request. Nothing of it ever goes into a URL.
+    pub(crate) fn form(&self) -> Zeroizing<String> {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        if self.authentication == ClientAuthentication::Body {
+            form.append_pair("client_id", &self.client_id);
+            form.append_pair("client_secret", &self.client_secret);
+        }
+        if !self.scopes.is_empty() {
+            let scopes: Vec<_> = self.scopes.iter().map(String::as_str).collect();
+            form.append_pair("scope", &scopes.join(" "));
+        }
+        Zeroizing::new(form.finish())
+    }
+
+    /// Every spelling of the credentials that could come back in an answer: raw, in base64 with
+    /// and without padding, and URL-encoded; the longest first, so that none hides a part of
+    /// another.
+    pub(crate) fn spellings(&self) -> Vec<Zeroizing<String>> {
+        let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
+        let mut all = Vec::new();
+        for credential in [&pair, &self.client_secret, &self.client_id] {
+            let base64 = STANDARD.encode(credential.as_bytes());
+            all.push(Zeroizing::new(base64.trim_end_matches('=').to_owned()));
+            all.push(Zeroizing::new(base64));
+            let url: String = form_urlencoded::byte_serialize(credential.as_bytes()).collect();
+            all.push(Zeroizing::new(url.replace('+', "%20")));
+            all.push(Zeroizing::new(url));
+            all.push(credential.clone());
+        }
+        all.retain(|spelling| !spelling.is_empty());
+        all.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+        all
+    }
+}
+
+impl Hash for SharingKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.client_id.as_bytes().hash(state);
+        self.client_secret.as_bytes().hash(state);
+        (&self.origin, self.authentication, &self.scopes).hash(state);
+    }
+}
+
+impl fmt::Debug for SharingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharingKey")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,16 @@
+//! The other side of the wire: the token endpoint of a ServiceNow instance, what its answers mean,
+//! and the broker that lets one request serve all who ask alike.
+
+mod answer;
+mod broker;
+#[cfg(test)]
+mod broker_tests;
+mod http;
+mod key;
+mod token;
+
+pub use answer::{RawAnswer, judge};
+pub use broker::{Ask, Broker, Exchange, Held, Known, Limits, SharedFailure, Urgency};
+pub use http::TokenEndpoint;
+pub use key::SharingKey;
+pub use token::{AccessToken, NotAToken, TokenAnswer};

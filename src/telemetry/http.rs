@@ -1,0 +1,113 @@
+//! `/metrics`, `/livez` and `/readyz`.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, routing::get};
+use tokio::net::TcpListener;
+
+use super::metrics::Metrics;
+
+/// Our own loops are taken for stalled after this long without a sign of life.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// What the probes ask.
+pub struct Health {
+    state: Mutex<HealthState>,
+}
+
+struct HealthState {
+    beat: Instant,
+    waiting_for: Option<String>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let state = HealthState {
+            beat: Instant::now(),
+            waiting_for: Some("the operator is starting".to_owned()),
+        };
+        Self {
+            state: Mutex::new(state),
+        }
+    }
+}
+
+impl Health {
+    fn with<T>(&self, f: impl FnOnce(&mut HealthState) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The main loop has gone round.
+    pub fn beat(&self) {
+        self.with(|state| state.beat = Instant::now());
+    }
+
+    /// Ready, or what is waited for.
+    pub fn set_waiting(&self, waiting_for: Option<String>) {
+        self.with(|state| state.waiting_for = waiting_for);
+    }
+
+    fn livez(&self) -> (StatusCode, String) {
+        let silent = self.with(|state| state.beat.elapsed());
+        if silent > STALLED {
+            let text = format!(
+                "the main loop has not gone round for {} s\n",
+                silent.as_secs()
+            );
+            return (StatusCode::INTERNAL_SERVER_ERROR, text);
+        }
+        (StatusCode::OK, "ok\n".to_owned())
+    }
+
+    fn readyz(&self) -> (StatusCode, String) {
+        match self.with(|state| state.waiting_for.clone()) {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(what) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready: {what}\n"),
+            ),
+        }
+    }
+}
+
+/// Listens; where the machine has no IPv6 and the address is any, on any IPv4 address.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        listener => listener,
+    }
+}
+
+/// Serves until the process ends.
+pub async fn serve(
+    listener: TcpListener,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+) -> io::Result<()> {
+    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let router = Router::new()
+        .route(
+            "/livez",
+            get(|State(health): State<Arc<Health>>| async move { health.livez() }),
+        )
+        .route(
+            "/readyz",
+            get(|State(health): State<Arc<Health>>| async move { health.readyz() }),
+        )
+        .with_state(health)
+        .route(
+            "/metrics",
+            get(|State(metrics): State<Arc<Metrics>>| async move {
+                ([(CONTENT_TYPE, OPENMETRICS)], metrics.print())
+            })
+            .with_state(metrics),
+        );
+    axum::serve(listener, router).await
+}

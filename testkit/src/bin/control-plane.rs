@@ -1,0 +1,92 @@
+//! A Kubernetes control plane of its own, for a demo or to try something by hand.
+#![allow(
+    clippy::print_stdout,
+    reason = "the paths on standard output are what the program is for"
+)]
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use clap::Parser;
+use testkit::cluster::{ControlPlane, Error, Options, binaries};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Starts etcd, kube-apiserver and kube-controller-manager on the loopback interface, prints the
+/// path of an administrator's kubeconfig, and stops everything on Ctrl-C or SIGTERM.
+///
+/// The programs are taken from KUBEBUILDER_ASSETS, or built once with Go into a cache folder
+/// (SNOWCRED_TOOLS_CACHE changes which).
+#[derive(Parser)]
+struct Arguments {
+    /// Only make sure that the programs are there, and print the folders that hold them.
+    #[arg(long)]
+    build_only: bool,
+    /// Keep a log of every request to the API, and print its path after the kubeconfig's.
+    #[arg(long, conflicts_with = "build_only")]
+    audit_log: bool,
+}
+
+fn main() -> Result<(), Error> {
+    let arguments = Arguments::parse();
+    if arguments.build_only {
+        return print_folders();
+    }
+    let runtime = tokio::runtime::Runtime::new().map_err(|source| Error::Io {
+        action: "start the runtime".to_owned(),
+        source,
+    })?;
+    let result = runtime.block_on(run(arguments.audit_log));
+    // Waits for no build that was under way when the program was interrupted.
+    runtime.shutdown_background();
+    result
+}
+
+fn print_folders() -> Result<(), Error> {
+    for folder in binaries::locate()?.folders() {
+        println!("{}", folder.display());
+    }
+    Ok(())
+}
+
+async fn run(audit_log: bool) -> Result<(), Error> {
+    // Listened for before the start, so that a Ctrl-C during it stops in good order too.
+    let interrupted = stop_requested()?;
+    tokio::pin!(interrupted);
+    let options = Options {
+        audit_log,
+        ..Options::default()
+    };
+    let control_plane = tokio::select! {
+        started = ControlPlane::start_with(options) => started?,
+        () = &mut interrupted => return Ok(()),
+    };
+    print_path(control_plane.kubeconfig());
+    if let Some(path) = control_plane.audit_log() {
+        print_path(path);
+    }
+    interrupted.await;
+    Ok(())
+}
+
+fn stop_requested() -> Result<impl Future<Output = ()>, Error> {
+    let listen = |kind| {
+        signal(kind).map_err(|source| Error::Io {
+            action: "listen for signals".to_owned(),
+            source,
+        })
+    };
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// Flushed at once: whoever reads the path through a pipe waits for it.
+fn print_path(path: &Path) {
+    println!("{}", path.display());
+    let _ = io::stdout().flush();
+}
