@@ -331,7 +331,7 @@ mod tests {
         let wait = |text| parse_retry_after(text, now).map(|d| d.as_secs());
         assert_eq!(wait("120"), Some(120));
         assert_eq!(wait("Thu, 01 Jan 2026 00:01:00 GMT"), Some(60));
-        assert_eq!(wait("Thu, 01 Jan 2025 00:01:00 GMT"), Some(0));
+        assert_eq!(wait("Wed, 01 Jan 2025 00:01:00 GMT"), Some(0));
         assert_eq!(wait("-3"), None);
         assert_eq!(wait("soon"), None);
     }

@@ -1,4 +1,6 @@
-//! What the tests and the demo run on: a ServiceNow simulator and a real Kubernetes API.
+//! What the tests and the demo run on: a ServiceNow simulator, a real Kubernetes API, and the
+//! operator as a process.
 
 pub mod cluster;
+pub mod operator;
 pub mod servicenow;

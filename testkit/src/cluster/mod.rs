@@ -22,7 +22,7 @@ mod error;
 mod faults;
 mod kubeconfig;
 mod kubectl;
-mod process;
+pub(crate) mod process;
 mod servers;
 mod state;
 

@@ -49,12 +49,12 @@ done
 const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
 
 /// Kills what it watches and removes their folder when this process is gone, or when dropped.
-pub(super) struct Reaper {
+pub(crate) struct Reaper {
     shell: Child,
 }
 
 impl Reaper {
-    pub(super) fn start(folder: &Path) -> Result<Self, Error> {
+    pub(crate) fn start(folder: &Path) -> Result<Self, Error> {
         Command::new("sh")
             .args(["-c", REAPER, "reaper"])
             .arg(folder)
@@ -86,20 +86,20 @@ impl Drop for Reaper {
 }
 
 /// A command for [`Supervised::spawn`]: the caller adds arguments, folder and environment.
-pub(super) fn gated(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn gated(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", GATE, "gate"]).arg(program);
     command
 }
 
 /// A running process that the reaper knows.
-pub(super) struct Supervised {
+pub(crate) struct Supervised {
     child: Child,
 }
 
 impl Supervised {
     /// Runs a [`gated`] command; what it says is added to `log`.
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         mut command: Command,
         log: &Path,
         reaper: &mut Reaper,
@@ -128,24 +128,24 @@ impl Supervised {
     }
 
     /// How it ended, if it did.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         // A process that has ended in the meantime gets no signal, and needs none.
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
     /// Ends it at once, and has the reaper forget its number before the system may reuse it.
-    pub(super) fn kill(mut self, reaper: &mut Reaper) {
+    pub(crate) fn kill(mut self, reaper: &mut Reaper) {
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = reaper.tell("forget", self.child.id());
         let _ = self.child.wait();
     }
 
     /// Collects a process that the reaper killed, within reason.
-    pub(super) fn collect(mut self) {
+    pub(crate) fn collect(mut self) {
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.ended().is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));

@@ -21,9 +21,9 @@
 //! What is imitated comes from ServiceNow's documentation, support articles (KB1645212) and captured
 //! answers. Where none of them says what an instance does, the comment at that place says so.
 //!
-//! The way of a request: [`server`] accepts the connection, [`routes`] records it and applies what
-//! spoils every path, [`token_endpoint`] or [`table_api`] answers, and [`bad_day`] spoils the answer
-//! where a [`Fault`] asks for it. What they know is one [`instance::Instance`] behind a lock.
+//! The way of a request: `server` accepts the connection, `routes` records it and applies what
+//! spoils every path, `token_endpoint` or `table_api` answers, and `bad_day` spoils the answer
+//! where a [`Fault`] asks for it. What they know is one `instance::Instance` behind a lock.
 
 mod answers;
 mod bad_day;

@@ -1,0 +1,302 @@
+//! What the tests against the real API share: a namespace, an instance and an operator that runs
+//! as a plain ServiceAccount with the rules it needs and no more.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::{collections::BTreeMap, future::Future, path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        core::v1::Secret, events::v1::Event, rbac::v1::PolicyRule,
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use servicenow_credential_operator::api::{ServiceNowCredential, crd_yaml};
+use testkit::{
+    cluster::{ControlPlane, Server, shared},
+    operator::{Operator, Options},
+    servicenow::{self, Simulator, TokenMode},
+};
+use tokio::sync::OnceCell;
+
+/// Client id and secret of every scene; marked, so that a leak is found by a search.
+pub const CLIENT_ID: &str = "marked-client-id-5f0e";
+/// See [`CLIENT_ID`].
+pub const CLIENT_SECRET: &str = "marked/client+secret&9b1c";
+
+/// What the operator may do: these rules and no others.
+pub fn rules() -> Vec<PolicyRule> {
+    let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(resources.iter().map(ToString::to_string).collect()),
+        verbs: verbs.iter().map(ToString::to_string).collect(),
+        ..PolicyRule::default()
+    };
+    vec![
+        rule("snowcred.dev", &["servicenowcredentials"], &["get", "list", "watch"]),
+        rule("snowcred.dev", &["servicenowcredentials/status"], &["patch"]),
+        rule("", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule("events.k8s.io", &["events"], &["create"]),
+    ]
+}
+
+/// The shared control plane with the CRD installed.
+pub async fn cluster() -> &'static ControlPlane {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    let cluster = shared().await;
+    INSTALLED
+        .get_or_init(async || {
+            install_crd(cluster).await;
+            // Garbage collection notices a new kind when it starts, else every half minute.
+            cluster.restart(Server::ControllerManager).await;
+        })
+        .await;
+    cluster
+}
+
+/// Applies the CRD with kubectl and waits until it is served.
+pub async fn install_crd(cluster: &ControlPlane) {
+    cluster.kubectl_stdin(&["apply", "-f", "-"], &crd_yaml()).await.expect_success();
+    let crds: Api<CustomResourceDefinition> = Api::all(cluster.admin().await);
+    eventually("the CRD is established", async || {
+        let crd = crds.get("servicenowcredentials.snowcred.dev").await.ok()?;
+        let conditions = crd.status?.conditions?;
+        conditions.iter().any(|c| c.type_ == "Established" && c.status == "True").then_some(())
+    })
+    .await;
+    let credentials: Api<ServiceNowCredential> = Api::all(cluster.admin().await);
+    eventually("the resource is served", async || {
+        credentials.list(&ListParams::default()).await.ok()
+    })
+    .await;
+}
+
+/// Awaits a condition; looks every 50 ms.
+///
+/// # Panics
+///
+/// If it does not come true within a minute.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    match tokio::time::timeout(Duration::from_secs(60), wait).await {
+        Ok(value) => value,
+        Err(_) => panic!("within a minute it did not happen that {what}"),
+    }
+}
+
+/// A namespace, an instance with one client, and the client's Secret. No operator yet.
+pub struct Scene {
+    pub cluster: &'static ControlPlane,
+    pub client: Client,
+    pub namespace: String,
+    pub instance: Simulator,
+    kubeconfig: PathBuf,
+}
+
+/// The client Secret's name in every scene.
+pub const CLIENT: &str = "itsm-oauth-client";
+
+impl Scene {
+    /// A scene whose tokens live for so long, new ones for each request.
+    pub async fn new(lifetime: Duration) -> Self {
+        Self::with_instance(Simulator::start().await, lifetime).await
+    }
+
+    /// A scene with this instance.
+    pub async fn with_instance(instance: Simulator, lifetime: Duration) -> Self {
+        let cluster = cluster().await;
+        let client = cluster.admin().await;
+        let namespace = cluster.fresh_namespace("scene").await;
+        instance.set_mode(TokenMode::AlwaysNew);
+        instance.add_client(servicenow::Client::new(CLIENT_ID, CLIENT_SECRET).with_lifetime(lifetime));
+        let kubeconfig = cluster.service_account(&namespace, "operator", rules()).await;
+        let scene = Self {
+            cluster,
+            client,
+            namespace,
+            instance,
+            kubeconfig,
+        };
+        scene.put_client_secret(CLIENT_ID, CLIENT_SECRET).await;
+        scene
+    }
+
+    /// How this scene's operator is started.
+    pub fn options(&self, more: &[&str]) -> Options {
+        let mut arguments = vec![
+            format!("--watch-namespaces={}", self.namespace),
+            "--allow-insecure-http".to_owned(),
+            "--log-level=debug".to_owned(),
+        ];
+        arguments.extend(more.iter().map(ToString::to_string));
+        Options {
+            binary: env!("CARGO_BIN_EXE_servicenow-credential-operator").into(),
+            kubeconfig: self.kubeconfig.clone(),
+            arguments,
+            environment: Vec::new(),
+        }
+    }
+
+    /// A ready operator for this namespace.
+    pub async fn operator(&self) -> Operator {
+        Operator::start(&self.options(&[])).await
+    }
+
+    /// Creates the client Secret, or changes it.
+    pub async fn put_client_secret(&self, id: &str, secret: &str) {
+        self.put_secret(CLIENT, json!({"stringData": {"client-id": id, "client-secret": secret}}))
+            .await;
+    }
+
+    /// Creates a Secret, or changes it, as somebody else.
+    pub async fn put_secret(&self, name: &str, mut body: Value) {
+        body["apiVersion"] = json!("v1");
+        body["kind"] = json!("Secret");
+        body["metadata"]["name"] = json!(name);
+        self.secrets()
+            .patch(name, &PatchParams::apply("somebody").force(), &Patch::Apply(body))
+            .await
+            .unwrap_or_else(|error| panic!("no Secret {name}: {error}"));
+    }
+
+    /// The spec of the smallest resource of this scene.
+    pub fn spec(&self) -> Value {
+        json!({"instance": self.instance.origin(), "client": {"secretRef": {"name": CLIENT}}})
+    }
+
+    /// Creates a resource.
+    pub async fn create(&self, name: &str, spec: Value) -> ServiceNowCredential {
+        let resource = json!({
+            "apiVersion": "snowcred.dev/v1alpha1",
+            "kind": "ServiceNowCredential",
+            "metadata": {"name": name},
+            "spec": spec,
+        });
+        let resource = serde_json::from_value(resource).unwrap();
+        self.credentials().create(&PostParams::default(), &resource).await.unwrap()
+    }
+
+    /// Changes a resource by a JSON merge patch.
+    pub async fn change(&self, name: &str, patch: Value) -> ServiceNowCredential {
+        let patch = Patch::Merge(patch);
+        self.credentials().patch(name, &PatchParams::default(), &patch).await.unwrap()
+    }
+
+    pub async fn delete(&self, name: &str) {
+        self.credentials().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub async fn delete_secret(&self, name: &str) {
+        self.secrets().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub fn credentials(&self) -> Api<ServiceNowCredential> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub async fn get(&self, name: &str) -> ServiceNowCredential {
+        self.credentials().get(name).await.unwrap()
+    }
+
+    /// A Secret, if it exists.
+    pub async fn secret(&self, name: &str) -> Option<Secret> {
+        self.secrets().get_opt(name).await.unwrap()
+    }
+
+    /// The token in a Secret, if there is one.
+    pub async fn token(&self, secret: &str) -> Option<String> {
+        data(&self.secret(secret).await?).remove("token")
+    }
+
+    /// Waits for a condition of a resource, as `"True"` and a reason.
+    pub async fn await_condition(&self, name: &str, kind: &str, status: &str, reason: &str) -> String {
+        let mut last = None;
+        let found = async {
+            eventually("", async || {
+                let resource = self.credentials().get_opt(name).await.unwrap()?;
+                last = resource.status.clone();
+                let condition = condition(&resource, kind)?;
+                (condition.1 == reason && condition.0 == status).then_some(condition.2)
+            })
+            .await
+        };
+        match tokio::time::timeout(Duration::from_secs(30), found).await {
+            Ok(message) => message,
+            Err(_) => panic!("{name} is not {kind}={status} {reason}, but {last:#?}"),
+        }
+    }
+
+    /// Waits until a resource is synced; returns the token in its Secret.
+    pub async fn await_synced(&self, name: &str) -> String {
+        self.await_condition(name, "Synced", "True", "TokenSynced").await;
+        let target = self.get(name).await.status.unwrap().target.unwrap().name;
+        self.token(&target).await.expect("the Secret holds a token")
+    }
+
+    /// Waits for a failure of `Synced` with this reason; returns its message.
+    pub async fn await_failure(&self, name: &str, reason: &str) -> String {
+        self.await_condition(name, "Synced", "False", reason).await
+    }
+
+    /// The reasons of the events of a resource, the oldest first.
+    pub async fn events(&self, name: &str) -> Vec<(String, String)> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut events = events.list(&ListParams::default()).await.unwrap().items;
+        events.retain(|e| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name));
+        events.sort_by_key(|e| e.event_time.as_ref().map(|t| t.0));
+        events
+            .into_iter()
+            .map(|e| (e.type_.unwrap_or_default(), e.reason.unwrap_or_default()))
+            .collect()
+    }
+}
+
+/// Status, reason and message of a condition.
+pub fn condition(resource: &ServiceNowCredential, kind: &str) -> Option<(String, String, String)> {
+    let conditions = &resource.status.as_ref()?.conditions;
+    let condition = conditions.iter().find(|c| c.type_ == kind)?;
+    Some((condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+}
+
+/// A Secret's data as text.
+pub fn data(secret: &Secret) -> BTreeMap<String, String> {
+    let data = secret.data.clone().unwrap_or_default();
+    data.into_iter()
+        .map(|(key, value)| (key, String::from_utf8(value.0).unwrap()))
+        .collect()
+}
+
+/// Waits until a moment has passed on this machine's clock.
+pub async fn until(at: Timestamp) {
+    eventually("the moment has passed", async || (Timestamp::now() > at).then_some(())).await;
+}
+
+/// The resourceVersion of a Secret that exists.
+pub fn version(secret: &Secret) -> String {
+    secret.resource_version().unwrap()
+}
+
+/// Awaits a future for a minute at most.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(60), future).await {
+        Ok(value) => value,
+        Err(_) => panic!("within a minute it did not happen that {what}"),
+    }
+}
