@@ -117,6 +117,18 @@ impl Core {
         }
     }
 
+    /// Wakes those who are concerned by what a resource has read or written.
+    fn wake_others(&mut self, name: &Name, mut woken: Vec<Name>) {
+        woken.retain(|other| other != name);
+        self.wake(woken);
+    }
+
+    fn named(&self, name: &Name, secret: fn(&Credential) -> Option<Name>) -> Option<Name> {
+        self.store
+            .get(name)
+            .and_then(|credential| secret(credential))
+    }
+
     fn urgency(&self, name: &Name) -> Urgency {
         let token = self.store.get(name).and_then(|c| c.status.token.as_ref());
         token.map_or(Urgency::New, |token| Urgency::Renewal(token.expires_at.0))
@@ -180,7 +192,10 @@ impl Core {
         let (client, exchange) = match &round.client {
             None => (None, None),
             Some(Err(failure)) => (Some(Err(failure.clone())), None),
-            Some(Ok((key, client))) => (Some(Ok(client.clone())), Some(self.broker.exchange(key))),
+            Some(Ok((key, client))) => (
+                Some(Ok(client.clone())),
+                Some(self.broker.exchange(key, name)),
+            ),
         };
         let origin = credential
             .spec
@@ -216,20 +231,21 @@ impl Core {
         round: &mut Round,
         read: Result<(Arc<SharingKey>, ClientRead), Failure>,
     ) {
-        if let Some(secret) = self.store.get(name).and_then(|c| client_secret_of(c)) {
-            if let Ok((_, client)) = &read {
-                self.store
-                    .secret_read(&secret, Some(client.version.clone()));
-            }
+        if let (Some(secret), Ok((_, client))) = (self.named(name, client_secret_of), &read) {
+            let woken = self
+                .store
+                .secret_read(&secret, Some(client.version.clone()));
+            self.wake_others(name, woken);
         }
         round.client = Some(read);
     }
 
     /// The target was read, or does not exist.
     pub fn target_read(&mut self, name: &Name, round: &mut Round, target: Option<TargetObject>) {
-        if let Some(secret) = self.store.get(name).and_then(|c| target_of(c)) {
+        if let Some(secret) = self.named(name, target_of) {
             let version = target.as_ref().map(|t| t.version.clone());
-            self.store.secret_read(&secret, version);
+            let woken = self.store.secret_read(&secret, version);
+            self.wake_others(name, woken);
         }
         round.target = Some(target);
     }
@@ -276,8 +292,9 @@ impl Core {
         };
         match &outcome {
             WriteOutcome::Done(version) => {
-                if let Some(secret) = self.store.get(name).and_then(|c| target_of(c)) {
-                    self.store.secret_applied(&secret, version.clone());
+                if let Some(secret) = self.named(name, target_of) {
+                    let woken = self.store.secret_applied(&secret, version.clone());
+                    self.wake_others(name, woken);
                 }
                 if let Some(at) = put_back_at {
                     let memory = self.memories.entry(name.clone()).or_default();

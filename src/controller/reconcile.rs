@@ -111,7 +111,7 @@ impl Controller {
         }
         match (&outcome, &settle.transition) {
             (Outcome::Failed(reason), Some(transition)) => {
-                tracing::warn!(resource = %name, %reason, message = transition.message, "failed");
+                tracing::warn!(resource = %name, %reason, why = transition.message, "failed");
             }
             (_, Some(_)) => tracing::info!(resource = %name, "recovered"),
             (outcome, None) => {

@@ -225,7 +225,7 @@ impl Cluster {
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", one_line(&credential.name.name, 200))),
+                name: Some(event_name(&credential.name.name, &now)),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
@@ -261,6 +261,14 @@ impl Cluster {
             None => tracing::warn!(resource = %credential.name, "event not published in time"),
         }
     }
+}
+
+/// A name that no other event has, in the form that client-go gives: the object's name and the
+/// time.
+fn event_name(name: &str, now: &MicroTime) -> String {
+    let end = name.len().min(200);
+    let start = name[..end].trim_end_matches(['-', '.']);
+    format!("{start}.{:x}", now.0.as_nanosecond())
 }
 
 /// Waits for a call for as long as it may take.

@@ -203,12 +203,17 @@ impl Store {
     }
 
     /// A read of ours found a Secret, or found none; the watch is believed where it knows more.
-    pub fn secret_read(&mut self, secret: &Name, found: Option<Version>) {
-        if let Some(named) = self.secrets.get_mut(secret) {
-            match found {
-                Some(version) => drop(self.secret_applied(secret, version)),
-                None if named.seen == Seen::Unknown => named.seen = Seen::Absent,
-                None => {}
+    /// Returns who is to wake: when the watch brings the same news, it is none any more.
+    pub fn secret_read(&mut self, secret: &Name, found: Option<Version>) -> Vec<Name> {
+        match found {
+            Some(version) => self.secret_applied(secret, version),
+            None => {
+                if let Some(named) = self.secrets.get_mut(secret)
+                    && named.seen == Seen::Unknown
+                {
+                    named.seen = Seen::Absent;
+                }
+                Vec::new()
             }
         }
     }

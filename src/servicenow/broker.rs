@@ -76,7 +76,7 @@ pub struct Exchange {
     pub held: Option<Held>,
     /// The failure that keeps this key waiting: its own, or its origin's.
     pub failure: Option<SharedFailure>,
-    /// A request is queued or on its way, since this moment.
+    /// A request is queued or on its way, since this moment, and its answer wakes this resource.
     pub asked_at: Option<Timestamp>,
     /// No request before this moment: the least interval after a success.
     pub not_before: Option<Timestamp>,
@@ -148,6 +148,8 @@ struct KeyState {
     queued: Option<Queued>,
     under_way: Option<Timestamp>,
     waiters: BTreeSet<Name>,
+    /// Those who were told of a failure: they wait it out, and are woken when it is over sooner.
+    told: BTreeSet<Name>,
     one_off_spent: bool,
     at_expiry_since: Option<Timestamp>,
 }
@@ -164,6 +166,7 @@ struct Queued {
 struct OriginState {
     under_way: usize,
     hold: Option<SharedFailure>,
+    told: BTreeSet<Name>,
 }
 
 impl Broker {
@@ -176,8 +179,8 @@ impl Broker {
         }
     }
 
-    /// What is known for a key.
-    pub fn exchange(&self, key: &SharingKey) -> Exchange {
+    /// What is known for a key, as one resource sees it.
+    pub fn exchange(&self, key: &SharingKey, name: &Name) -> Exchange {
         let hold = self.origins.get(key.origin()).and_then(|o| o.hold.clone());
         let Some(state) = self.keys.get(key) else {
             return Exchange {
@@ -185,6 +188,7 @@ impl Broker {
                 ..Exchange::default()
             };
         };
+        let asked_at = state.under_way.or(state.queued.map(|queued| queued.since));
         let not_before = state
             .held
             .as_ref()
@@ -192,7 +196,7 @@ impl Broker {
         Exchange {
             held: state.held.clone(),
             failure: later(state.failure.clone(), hold),
-            asked_at: state.under_way.or(state.queued.map(|q| q.since)),
+            asked_at: state.waiters.contains(name).then_some(asked_at).flatten(),
             not_before,
         }
     }
@@ -226,9 +230,13 @@ impl Broker {
     /// Takes a resource out of all waiting; a request that nobody waits for any more stays home.
     pub fn leave(&mut self, name: &Name) {
         for state in self.keys.values_mut() {
+            state.told.remove(name);
             if state.waiters.remove(name) && state.waiters.is_empty() {
                 state.queued = None;
             }
+        }
+        for origin in self.origins.values_mut() {
+            origin.told.remove(name);
         }
     }
 
@@ -344,7 +352,15 @@ impl Broker {
             }
         }
         state.failures_before = 0;
-        std::mem::take(&mut state.waiters).into_iter().collect()
+        let mut woken = std::mem::take(&mut state.waiters);
+        if state.failure.is_some() {
+            state.told.extend(woken.iter().cloned());
+        } else {
+            woken.append(&mut state.told);
+        }
+        // The instance has answered, so its hold is over.
+        woken.append(&mut origin.told);
+        woken.into_iter().collect()
     }
 
     /// Everyone who waits at the origin of this key is told of its hold, and asks again after it.
@@ -356,6 +372,9 @@ impl Broker {
                 state.queued = None;
                 woken.extend(std::mem::take(&mut state.waiters));
             }
+        }
+        if let Some(origin) = self.origins.get_mut(key.origin()) {
+            origin.told.extend(woken.iter().cloned());
         }
         woken
     }

@@ -2,5 +2,6 @@
 //! operator as a process.
 
 pub mod cluster;
+pub mod demo;
 pub mod operator;
 pub mod servicenow;

@@ -81,7 +81,10 @@ impl Operator {
     pub async fn start(options: &Options) -> Self {
         let mut operator = Self::spawn(options);
         let deadline = Instant::now() + PATIENCE;
-        while !operator.get("/readyz").is_ok_and(|(status, _)| status == 200) {
+        while !operator
+            .get("/readyz")
+            .is_ok_and(|(status, _)| status == 200)
+        {
             let ended = operator.process.as_mut().and_then(Supervised::ended);
             let late = Instant::now() > deadline;
             assert!(
@@ -107,7 +110,10 @@ impl Operator {
     /// The address of its HTTP endpoints, once it has logged it.
     pub fn address(&self) -> Option<SocketAddr> {
         let log = self.log();
-        let after = log.split_once("\"address\":\"").or_else(|| log.split_once("address="))?.1;
+        let after = log
+            .split_once("\"address\":\"")
+            .or_else(|| log.split_once("address="))?
+            .1;
         let end = after.find(['"', ' ', '\n'])?;
         after[..end].parse().ok()
     }
@@ -135,7 +141,9 @@ impl Operator {
     ///
     /// If it does not give them.
     pub fn metrics(&self) -> String {
-        self.get("/metrics").map(|(_, body)| body).unwrap_or_else(|error| panic!("{error}"))
+        self.get("/metrics")
+            .map(|(_, body)| body)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Sends SIGTERM, and returns how it ended and after how long.
@@ -155,7 +163,11 @@ impl Operator {
                 process.kill(&mut self.reaper);
                 return (ended, begun.elapsed());
             }
-            assert!(begun.elapsed() < PATIENCE, "the operator does not stop:\n{}", self.log());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the operator does not stop:\n{}",
+                self.log()
+            );
             sleep(POLL).await;
         }
     }

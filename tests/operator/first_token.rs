@@ -23,7 +23,10 @@ async fn an_applied_resource_brings_a_valid_token_into_an_owned_secret() {
     assert_eq!(condition(&resource, "Ready").unwrap().1, "TokenValid");
     let annotations = secret.metadata.annotations.unwrap();
     let expires_at = status.token.as_ref().unwrap().expires_at.0;
-    assert_eq!(annotations["snowcred.dev/expires-at"], format!("{expires_at:.6}"));
+    assert_eq!(
+        annotations["snowcred.dev/expires-at"],
+        format!("{expires_at:.6}")
+    );
     assert_eq!(annotations["snowcred.dev/credential"], "itsm");
     assert_eq!(
         secret.metadata.labels.unwrap()["app.kubernetes.io/managed-by"],
@@ -36,9 +39,11 @@ async fn an_applied_resource_brings_a_valid_token_into_an_owned_secret() {
 #[tokio::test]
 async fn templates_body_authentication_scopes_and_metadata_are_as_the_spec_says() {
     let scene = Scene::new(Duration::from_secs(1800)).await;
-    scene.instance.update_client("marked-client-id-5f0e", |client| {
-        client.scopes = vec!["useraccount".to_owned(), "other".to_owned()];
-    });
+    scene
+        .instance
+        .update_client("marked-client-id-5f0e", |client| {
+            client.scopes = vec!["useraccount".to_owned(), "other".to_owned()];
+        });
     let _operator = scene.operator().await;
     let mut spec = scene.spec();
     spec["client"]["authentication"] = json!("Body");
@@ -54,17 +59,34 @@ async fn templates_body_authentication_scopes_and_metadata_are_as_the_spec_says(
         },
     });
     scene.create("itsm", spec).await;
-    scene.await_condition("itsm", "Synced", "True", "TokenSynced").await;
+    scene
+        .await_condition("itsm", "Synced", "True", "TokenSynced")
+        .await;
     let secret = scene.secret("elsewhere").await.unwrap();
     let held = data(&secret);
     let token = held["authorization"].strip_prefix("Bearer ").unwrap();
     assert!(scene.instance.is_valid(token));
-    let expiry = scene.get("itsm").await.status.unwrap().token.unwrap().expires_at.0;
-    let env = format!("TOKEN={token}\nURL={}\nUNTIL={}\n", scene.instance.origin(), expiry.as_second());
+    let expiry = scene
+        .get("itsm")
+        .await
+        .status
+        .unwrap()
+        .token
+        .unwrap()
+        .expires_at
+        .0;
+    let env = format!(
+        "TOKEN={token}\nURL={}\nUNTIL={}\n",
+        scene.instance.origin(),
+        expiry.as_second()
+    );
     assert_eq!(held[".env"], env);
     assert_eq!(secret.type_.as_deref(), Some("example.com/token"));
     assert_eq!(secret.metadata.labels.unwrap()["team"], "a");
-    assert_eq!(secret.metadata.annotations.unwrap()["example.com/note"], "x");
+    assert_eq!(
+        secret.metadata.annotations.unwrap()["example.com/note"],
+        "x"
+    );
     let request = &scene.instance.requests()[0];
     assert_eq!(format!("{:?}", request.auth), "Some(Body)");
     assert_eq!(request.scope.as_deref(), Some("other useraccount"));

@@ -3,4 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_days;
+mod client;
 mod first_token;
+mod process;
+mod renewal;
+mod secrecy;
+mod target;

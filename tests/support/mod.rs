@@ -1,15 +1,17 @@
 //! What the tests against the real API share: a namespace, an instance and an operator that runs
 //! as a plain ServiceAccount with the rules it needs and no more.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part"
+)]
 
 use std::{collections::BTreeMap, future::Future, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{
-        core::v1::Secret, events::v1::Event, rbac::v1::PolicyRule,
-    },
+    api::{core::v1::Secret, events::v1::Event, rbac::v1::PolicyRule},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -39,9 +41,21 @@ pub fn rules() -> Vec<PolicyRule> {
         ..PolicyRule::default()
     };
     vec![
-        rule("snowcred.dev", &["servicenowcredentials"], &["get", "list", "watch"]),
-        rule("snowcred.dev", &["servicenowcredentials/status"], &["patch"]),
-        rule("", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule(
+            "snowcred.dev",
+            &["servicenowcredentials"],
+            &["get", "list", "watch"],
+        ),
+        rule(
+            "snowcred.dev",
+            &["servicenowcredentials/status"],
+            &["patch"],
+        ),
+        rule(
+            "",
+            &["secrets"],
+            &["get", "list", "watch", "create", "patch", "delete"],
+        ),
         rule("events.k8s.io", &["events"], &["create"]),
     ]
 }
@@ -62,12 +76,18 @@ pub async fn cluster() -> &'static ControlPlane {
 
 /// Applies the CRD with kubectl and waits until it is served.
 pub async fn install_crd(cluster: &ControlPlane) {
-    cluster.kubectl_stdin(&["apply", "-f", "-"], &crd_yaml()).await.expect_success();
+    cluster
+        .kubectl_stdin(&["apply", "-f", "-"], &crd_yaml())
+        .await
+        .expect_success();
     let crds: Api<CustomResourceDefinition> = Api::all(cluster.admin().await);
     eventually("the CRD is established", async || {
         let crd = crds.get("servicenowcredentials.snowcred.dev").await.ok()?;
         let conditions = crd.status?.conditions?;
-        conditions.iter().any(|c| c.type_ == "Established" && c.status == "True").then_some(())
+        conditions
+            .iter()
+            .any(|c| c.type_ == "Established" && c.status == "True")
+            .then_some(())
     })
     .await;
     let credentials: Api<ServiceNowCredential> = Api::all(cluster.admin().await);
@@ -121,8 +141,11 @@ impl Scene {
         let client = cluster.admin().await;
         let namespace = cluster.fresh_namespace("scene").await;
         instance.set_mode(TokenMode::AlwaysNew);
-        instance.add_client(servicenow::Client::new(CLIENT_ID, CLIENT_SECRET).with_lifetime(lifetime));
-        let kubeconfig = cluster.service_account(&namespace, "operator", rules()).await;
+        instance
+            .add_client(servicenow::Client::new(CLIENT_ID, CLIENT_SECRET).with_lifetime(lifetime));
+        let kubeconfig = cluster
+            .service_account(&namespace, "operator", rules())
+            .await;
         let scene = Self {
             cluster,
             client,
@@ -139,7 +162,6 @@ impl Scene {
         let mut arguments = vec![
             format!("--watch-namespaces={}", self.namespace),
             "--allow-insecure-http".to_owned(),
-            "--log-level=debug".to_owned(),
         ];
         arguments.extend(more.iter().map(ToString::to_string));
         Options {
@@ -157,8 +179,11 @@ impl Scene {
 
     /// Creates the client Secret, or changes it.
     pub async fn put_client_secret(&self, id: &str, secret: &str) {
-        self.put_secret(CLIENT, json!({"stringData": {"client-id": id, "client-secret": secret}}))
-            .await;
+        self.put_secret(
+            CLIENT,
+            json!({"stringData": {"client-id": id, "client-secret": secret}}),
+        )
+        .await;
     }
 
     /// Creates a Secret, or changes it, as somebody else.
@@ -167,7 +192,11 @@ impl Scene {
         body["kind"] = json!("Secret");
         body["metadata"]["name"] = json!(name);
         self.secrets()
-            .patch(name, &PatchParams::apply("somebody").force(), &Patch::Apply(body))
+            .patch(
+                name,
+                &PatchParams::apply("somebody").force(),
+                &Patch::Apply(body),
+            )
             .await
             .unwrap_or_else(|error| panic!("no Secret {name}: {error}"));
     }
@@ -186,21 +215,33 @@ impl Scene {
             "spec": spec,
         });
         let resource = serde_json::from_value(resource).unwrap();
-        self.credentials().create(&PostParams::default(), &resource).await.unwrap()
+        self.credentials()
+            .create(&PostParams::default(), &resource)
+            .await
+            .unwrap()
     }
 
     /// Changes a resource by a JSON merge patch.
     pub async fn change(&self, name: &str, patch: Value) -> ServiceNowCredential {
         let patch = Patch::Merge(patch);
-        self.credentials().patch(name, &PatchParams::default(), &patch).await.unwrap()
+        self.credentials()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap()
     }
 
     pub async fn delete(&self, name: &str) {
-        self.credentials().delete(name, &DeleteParams::default()).await.unwrap();
+        self.credentials()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
     }
 
     pub async fn delete_secret(&self, name: &str) {
-        self.secrets().delete(name, &DeleteParams::default()).await.unwrap();
+        self.secrets()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
     }
 
     pub fn credentials(&self) -> Api<ServiceNowCredential> {
@@ -226,7 +267,13 @@ impl Scene {
     }
 
     /// Waits for a condition of a resource, as `"True"` and a reason.
-    pub async fn await_condition(&self, name: &str, kind: &str, status: &str, reason: &str) -> String {
+    pub async fn await_condition(
+        &self,
+        name: &str,
+        kind: &str,
+        status: &str,
+        reason: &str,
+    ) -> String {
         let mut last = None;
         let found = async {
             eventually("", async || {
@@ -245,7 +292,8 @@ impl Scene {
 
     /// Waits until a resource is synced; returns the token in its Secret.
     pub async fn await_synced(&self, name: &str) -> String {
-        self.await_condition(name, "Synced", "True", "TokenSynced").await;
+        self.await_condition(name, "Synced", "True", "TokenSynced")
+            .await;
         let target = self.get(name).await.status.unwrap().target.unwrap().name;
         self.token(&target).await.expect("the Secret holds a token")
     }
@@ -272,7 +320,11 @@ impl Scene {
 pub fn condition(resource: &ServiceNowCredential, kind: &str) -> Option<(String, String, String)> {
     let conditions = &resource.status.as_ref()?.conditions;
     let condition = conditions.iter().find(|c| c.type_ == kind)?;
-    Some((condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+    Some((
+        condition.status.clone(),
+        condition.reason.clone(),
+        condition.message.clone(),
+    ))
 }
 
 /// A Secret's data as text.
@@ -285,7 +337,10 @@ pub fn data(secret: &Secret) -> BTreeMap<String, String> {
 
 /// Waits until a moment has passed on this machine's clock.
 pub async fn until(at: Timestamp) {
-    eventually("the moment has passed", async || (Timestamp::now() > at).then_some(())).await;
+    eventually("the moment has passed", async || {
+        (Timestamp::now() > at).then_some(())
+    })
+    .await;
 }
 
 /// The resourceVersion of a Secret that exists.

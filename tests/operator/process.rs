@@ -1,0 +1,274 @@
+//! The process: ready when it is, stopped when told to, and never silently dead.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::{
+    cluster::ControlPlane,
+    operator::{Operator, Options},
+};
+use tokio::process::Command;
+
+use crate::support::{Scene, eventually, install_crd, rules};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_servicenow-credential-operator");
+
+#[tokio::test]
+async fn sigterm_ends_it_with_success_and_leaves_nothing_half_done() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let mut operator = scene.operator().await;
+    scene.create("itsm", scene.spec()).await;
+    scene.await_synced("itsm").await;
+    let (status, took) = operator.stop().await;
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_was_asked_for_when_sigterm_came_is_written_before_the_end() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    scene
+        .instance
+        .set_fault(Some(testkit::servicenow::Fault::Delay(
+            Duration::from_secs(1),
+        )));
+    let mut operator = scene.operator().await;
+    scene.create("itsm", scene.spec()).await;
+    scene.instance.wait_for_token_requests(1).await;
+    let (status, _) = operator.stop().await;
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    let token = scene
+        .token("itsm")
+        .await
+        .expect("the answer in hand was written");
+    assert!(scene.instance.is_valid(&token));
+}
+
+#[tokio::test]
+async fn a_missing_crd_is_waited_for_and_readyz_says_so() {
+    let cluster = ControlPlane::start().await.unwrap();
+    let kubeconfig = cluster
+        .service_account("default", "operator", rules())
+        .await;
+    let operator = Operator::spawn(&Options {
+        binary: BINARY.into(),
+        kubeconfig,
+        arguments: Vec::new(),
+        environment: Vec::new(),
+    });
+    eventually("readyz names the CRD", async || {
+        let (status, body) = operator.get("/readyz").ok()?;
+        (status == 503 && body.contains("servicenowcredentials.snowcred.dev")).then_some(())
+    })
+    .await;
+    assert_eq!(operator.get("/livez").unwrap().0, 200);
+    install_crd(&cluster).await;
+    eventually("it is ready", async || {
+        operator
+            .get("/readyz")
+            .ok()
+            .filter(|(status, _)| *status == 200)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_series_are_there_and_name_the_resource() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let operator = scene.operator().await;
+    scene.create("itsm", scene.spec()).await;
+    scene.await_synced("itsm").await;
+    let status = scene.get("itsm").await.status.unwrap().token.unwrap();
+    let metrics = operator.metrics();
+    let labels = format!("{{namespace=\"{}\",name=\"itsm\"}}", scene.namespace);
+    let host = scene.instance.origin().replace("http://", "");
+    let expiry = status.expires_at.0.as_duration().as_secs_f64();
+    let renewal = status.renewal_time.0.as_duration().as_secs_f64();
+    for line in [
+        format!("snowcred_token_expiry_timestamp_seconds{labels} {expiry}"),
+        format!("snowcred_token_renewal_timestamp_seconds{labels} {renewal}"),
+        format!("snowcred_ready{labels} 1.0"),
+        format!("snowcred_synced{labels} 1.0"),
+        format!("snowcred_token_requests_total{{host=\"{host}\",result=\"Success\"}} 1"),
+        format!("snowcred_token_request_duration_seconds_count{{host=\"{host}\"}} 1"),
+        "snowcred_secret_writes_total 1".to_owned(),
+        format!(
+            "snowcred_build_info{{version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        ),
+    ] {
+        assert!(
+            metrics.lines().any(|l| l == line),
+            "no {line} in\n{metrics}"
+        );
+    }
+    assert!(metrics.contains("snowcred_reconciles_total{outcome=\"Synced\"}"));
+    assert!(metrics.contains("snowcred_reconcile_duration_seconds_count"));
+}
+
+#[tokio::test]
+async fn a_selector_and_namespaces_bound_what_is_acted_upon() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let _operator = Operator::start(&scene.options(&["--selector=shard=a"])).await;
+    scene.create("other", scene.spec()).await;
+    scene.create("mine", scene.spec()).await;
+    scene
+        .change("mine", json!({"metadata": {"labels": {"shard": "a"}}}))
+        .await;
+    scene.await_synced("mine").await;
+    assert_eq!(scene.get("other").await.status, None);
+    assert_eq!(scene.instance.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named_by_verb_and_resource_and_the_wait_is_backed_off() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let mut fewer = rules();
+    for rule in &mut fewer {
+        if rule
+            .resources
+            .as_ref()
+            .is_some_and(|r| r.contains(&"secrets".to_owned()))
+        {
+            rule.verbs.retain(|verb| verb != "create");
+        }
+    }
+    let mut options = scene.options(&[]);
+    options.kubeconfig = scene
+        .cluster
+        .service_account(&scene.namespace, "limited", fewer)
+        .await;
+    let _operator = Operator::start(&options).await;
+    scene.create("itsm", scene.spec()).await;
+    let message = scene.await_failure("itsm", "PermissionDenied").await;
+    assert!(message.contains("\"create\" on secrets"), "{message}");
+    scene
+        .cluster
+        .service_account(&scene.namespace, "limited", rules())
+        .await;
+    scene.await_synced("itsm").await;
+    assert_eq!(
+        scene.instance.token_requests(),
+        1,
+        "the answer in hand was written, not asked for again"
+    );
+}
+
+/// Runs the program to its end.
+async fn command(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(BINARY)
+        .args(arguments)
+        .env("KUBECONFIG", "/nowhere")
+        .output()
+        .await
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_is_said_in_one_sentence() {
+    for (arguments, code, says) in [
+        (
+            ["run", "--leader-elect"].as_slice(),
+            2,
+            "leader election is not built yet",
+        ),
+        (
+            &["run", "--leader-elect=true"],
+            2,
+            "leader election is not built yet",
+        ),
+        (&["run", "--allowed-hosts=*.*"], 2, "--allowed-hosts"),
+        (&["run", "--concurrency=0"], 2, "at least 1"),
+        (
+            &["run", "--min-renew-interval=soon"],
+            2,
+            "--min-renew-interval",
+        ),
+        (
+            &["run", "--leader-elect=false", "--listen=127.0.0.1:0"],
+            1,
+            "KUBECONFIG",
+        ),
+    ] {
+        let (status, _, errors) = command(arguments).await;
+        assert_eq!(status, Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(says), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+    }
+}
+
+#[tokio::test]
+async fn crd_prints_what_is_in_the_repository() {
+    let (status, printed, _) = command(&["crd"]).await;
+    assert_eq!(status, Some(0));
+    assert_eq!(
+        printed,
+        include_str!("../../crds/servicenowcredentials.yaml")
+    );
+}
+
+#[tokio::test]
+async fn one_object_that_cannot_be_read_does_not_hold_up_the_others() {
+    let cluster = ControlPlane::start().await.unwrap();
+    install_crd(&cluster).await;
+    // An older, laxer CRD let something in that this operator does not understand.
+    let lax = cluster
+        .kubectl(&[
+            "get",
+            "crd",
+            "servicenowcredentials.snowcred.dev",
+            "-o",
+            "json",
+        ])
+        .await;
+    let mut crd: Value = serde_json::from_str(&lax.expect_success()).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let strict = cluster
+        .kubectl_stdin(&["replace", "-f", "-"], &crd.to_string())
+        .await;
+    strict.expect_success();
+    let broken = json!({
+        "apiVersion": "snowcred.dev/v1alpha1", "kind": "ServiceNowCredential",
+        "metadata": {"name": "broken", "namespace": "default"},
+        "spec": {"instance": 7},
+    });
+    let mut good = broken.clone();
+    good["metadata"]["name"] = json!("good");
+    good["spec"] = json!({"instance": "dev1", "client": {"secretRef": {"name": "absent"}}});
+    for resource in [&broken, &good] {
+        eventually("the laxer CRD is served", async || {
+            let output = cluster
+                .kubectl_stdin(&["apply", "-f", "-"], &resource.to_string())
+                .await;
+            output.status.success().then_some(())
+        })
+        .await;
+    }
+    let kubeconfig = cluster
+        .service_account("default", "operator", rules())
+        .await;
+    let _operator = Operator::start(&Options {
+        binary: BINARY.into(),
+        kubeconfig,
+        arguments: Vec::new(),
+        environment: Vec::new(),
+    })
+    .await;
+    let reason = async |name: &str, reason: &str| {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Synced\")].reason}";
+        eventually("the reason is there", async || {
+            let output = cluster.kubectl(&["get", "snc", name, "-o", path]).await;
+            (output.stdout == reason).then_some(())
+        })
+        .await;
+    };
+    reason("good", "ClientSecretMissing").await;
+    reason("broken", "InvalidSpec").await;
+}
