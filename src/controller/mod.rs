@@ -4,6 +4,8 @@ mod core;
 mod follow;
 pub mod queue;
 mod reconcile;
+#[cfg(test)]
+mod tests;
 
 use std::{
     panic::AssertUnwindSafe,

@@ -32,7 +32,7 @@ impl Controller {
                 step => self.carry_out(name, &mut round, step, now).await,
             }
         }
-        Some(self.fail(name, "deciding what to do").await?)
+        self.fail(name, "deciding what to do").await
     }
 
     async fn carry_out(&self, name: &Name, round: &mut Round, step: Step, now: Timestamp) {
@@ -55,7 +55,7 @@ impl Controller {
                 });
             }
             Step::Ask(wish) => {
-                self.with_core(|core| core.ask(name, round, wish, now));
+                self.with_core(|core| core.ask(name, round, *wish, now));
                 self.changed.notify_one();
             }
             Step::Write { write, put_back } => {

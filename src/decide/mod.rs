@@ -41,11 +41,11 @@ pub enum Step {
     /// Read the Secret that the target's name stands for.
     ReadTarget,
     /// Ask the broker for a token, and look at the exchange again.
-    Ask(Wish),
+    Ask(Box<Wish>),
     /// Write the target.
     Write {
         /// How.
-        write: TargetWrite,
+        write: Box<TargetWrite>,
         /// It restores what somebody else deleted or edited.
         put_back: bool,
     },
@@ -311,7 +311,7 @@ fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, S
     if let Some(not_before) = exchange.not_before.filter(|at| *at > v.o.now) {
         return Err(settle::too_soon(v, not_before).into());
     }
-    Err(Step::Ask(v.wish()))
+    Err(Step::Ask(Box::new(v.wish())))
 }
 
 /// The target holds the token, as the spec says.
@@ -360,7 +360,10 @@ fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(
             desired,
         },
     };
-    Err(Step::Write { write, put_back })
+    Err(Step::Write {
+        write: Box::new(write),
+        put_back,
+    })
 }
 
 fn fight(v: &View<'_>) -> Failure {

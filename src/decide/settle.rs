@@ -287,7 +287,7 @@ pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Se
     } else if let Some(token) = &mut end.status.token {
         refit(v, token);
     }
-    end.status.target = target_status(v, fresh.map(|(client, held)| (client, held)));
+    end.status.target = target_status(v, fresh);
     if end.status.observed.is_empty()
         && let Seen::Present(version) = &v.o.client_seen
     {

@@ -159,7 +159,7 @@ fn refused(status: u16, body: &[u8], key: &SharingKey) -> Failure {
     let missing_user = error
         .error_description
         .contains("integration user is not configured");
-    let mut causes = vec![
+    let mut causes = [
         "the system property glide.oauth.inbound.client.credential.grant_type.enabled is missing or \
          not true (its default is false; the password grant works without it)",
         "the client's Application Registry entry has no OAuth Application User (the field is not on \

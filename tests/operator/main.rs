@@ -1,5 +1,11 @@
 //! The operator against a real API server and an unpleasant instance, as a plain ServiceAccount.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test ends where it cannot go on, and lives in real time"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

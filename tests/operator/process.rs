@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use testkit::{
     cluster::ControlPlane,
     operator::{Operator, Options},
@@ -123,16 +125,7 @@ async fn a_selector_and_namespaces_bound_what_is_acted_upon() {
 #[tokio::test]
 async fn a_missing_permission_is_named_by_verb_and_resource_and_the_wait_is_backed_off() {
     let scene = Scene::new(Duration::from_secs(1800)).await;
-    let mut fewer = rules();
-    for rule in &mut fewer {
-        if rule
-            .resources
-            .as_ref()
-            .is_some_and(|r| r.contains(&"secrets".to_owned()))
-        {
-            rule.verbs.retain(|verb| verb != "create");
-        }
-    }
+    let fewer = rules_without("create", "secrets");
     let mut options = scene.options(&[]);
     options.kubeconfig = scene
         .cluster
@@ -152,6 +145,46 @@ async fn a_missing_permission_is_named_by_verb_and_resource_and_the_wait_is_back
         1,
         "the answer in hand was written, not asked for again"
     );
+}
+
+/// The rules without one verb on one resource.
+fn rules_without(verb: &str, resource: &str) -> Vec<PolicyRule> {
+    let mut fewer = rules();
+    for rule in &mut fewer {
+        if rule.resources.iter().flatten().any(|r| r == resource) {
+            rule.verbs.retain(|v| v != verb);
+        }
+    }
+    fewer.retain(|rule| !rule.verbs.is_empty());
+    fewer
+}
+
+#[tokio::test]
+async fn a_crash_between_the_two_writes_costs_no_request_and_no_write() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let fewer = rules_without("patch", "servicenowcredentials/status");
+    let mut options = scene.options(&[]);
+    options.kubeconfig = scene
+        .cluster
+        .service_account(&scene.namespace, "limited", fewer)
+        .await;
+    let mut operator = Operator::start(&options).await;
+    scene.create("itsm", scene.spec()).await;
+    let secret = eventually("the Secret is written", async || scene.secret("itsm").await).await;
+    eventually("the status could not be written", async || {
+        operator.log().contains("status not written").then_some(())
+    })
+    .await;
+    operator.kill();
+    assert_eq!(scene.get("itsm").await.status, None);
+    let _operator = scene.operator().await;
+    scene.await_synced("itsm").await;
+    assert_eq!(scene.secret("itsm").await.unwrap(), secret);
+    assert_eq!(scene.instance.token_requests(), 1);
+    let token = scene.get("itsm").await.status.unwrap().token.unwrap();
+    let digest = Sha256::digest(scene.token("itsm").await.unwrap());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(token.sha256, Some(hex));
 }
 
 /// Runs the program to its end.

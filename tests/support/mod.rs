@@ -6,6 +6,11 @@
     unreachable_pub,
     reason = "each test binary uses its own part"
 )]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test ends where it cannot go on, and lives in real time"
+)]
 
 use std::{collections::BTreeMap, future::Future, path::PathBuf, time::Duration};
 

@@ -1,0 +1,121 @@
+//! The promise of `examples/` and `docs/rbac.yaml`: what people copy works as it stands.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use serde_json::{Value, json};
+use testkit::servicenow::Client;
+
+use crate::support::{Scene, data, rules};
+
+/// The documents of all examples.
+fn examples() -> Vec<Value> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .expect("the examples")
+        .map(|entry| entry.expect("an example").path())
+        .collect();
+    files.sort();
+    files.iter().flat_map(|file| documents(file)).collect()
+}
+
+fn documents(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).expect("a readable file");
+    serde_saphyr::from_multiple(&text).expect("a file of valid YAML")
+}
+
+fn of_kind(kind: &str) -> Vec<Value> {
+    let mut examples = examples();
+    examples.retain(|document| document["kind"] == kind);
+    assert!(!examples.is_empty(), "there is no example of a {kind}");
+    examples
+}
+
+/// The name of the Secret that a ServiceNowCredential writes.
+fn target(credential: &Value) -> &str {
+    let target = credential["spec"]["target"]["name"].as_str();
+    let name = credential["metadata"]["name"].as_str();
+    target.or(name).expect("a name")
+}
+
+#[tokio::test]
+async fn every_example_is_accepted_and_every_credential_becomes_ready() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let credentials = of_kind("ServiceNowCredential");
+    let client = &of_kind("Secret")[0]["stringData"];
+    let part = |key: &str| client[key].as_str().expect("a client").to_owned();
+    let scopes = credentials
+        .iter()
+        .flat_map(|c| c["spec"]["scopes"].as_array().into_iter().flatten())
+        .map(|scope| scope.as_str().expect("a scope").to_owned());
+    let client = Client::new(part("client-id"), part("client-secret"));
+    scene.instance.add_client(client.with_scopes(scopes));
+
+    for mut document in examples() {
+        if document["kind"] == "ServiceNowCredential" {
+            document["spec"]["instance"] = json!(scene.instance.origin());
+        }
+        let apply = [
+            "-n",
+            &scene.namespace,
+            "apply",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
+        let document = document.to_string();
+        let output = scene.cluster.kubectl_stdin(&apply, &document).await;
+        output.expect_success();
+    }
+
+    let _operator = scene.operator().await;
+    for credential in credentials {
+        let name = credential["metadata"]["name"].as_str().expect("a name");
+        for (kind, reason) in [("Ready", "TokenValid"), ("Synced", "TokenSynced")] {
+            scene.await_condition(name, kind, "True", reason).await;
+        }
+        let secret = scene.secret(target(&credential)).await.expect("a target");
+        let held = data(&secret);
+        assert!(scene.instance.is_valid(&held["token"]), "{name}");
+        let wanted = credential["spec"]["target"]["data"].as_object();
+        for key in wanted.into_iter().flat_map(|data| data.keys()) {
+            assert!(!held[key].is_empty(), "{name}: {key}");
+        }
+    }
+}
+
+#[test]
+fn the_deployment_mounts_a_whole_secret_that_an_example_writes() {
+    let written: BTreeSet<_> = of_kind("ServiceNowCredential")
+        .iter()
+        .map(|credential| target(credential).to_owned())
+        .collect();
+    for deployment in of_kind("Deployment") {
+        let pod = &deployment["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().expect("volumes");
+        assert!(volumes.iter().all(|volume| {
+            let name = volume["secret"]["secretName"].as_str();
+            name.is_some_and(|name| written.contains(name))
+        }));
+        for container in pod["containers"].as_array().expect("containers") {
+            for mount in container["volumeMounts"].as_array().expect("mounts") {
+                assert_eq!(mount["subPath"], Value::Null);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_documented_role_is_the_one_that_the_tests_run_with() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rbac.yaml");
+    let role = documents(&file)
+        .into_iter()
+        .find(|document| document["kind"] == "ClusterRole")
+        .expect("a ClusterRole");
+    let documented: Vec<PolicyRule> =
+        serde_json::from_value(role["rules"].clone()).expect("rules of RBAC");
+    assert_eq!(documented, rules());
+}
