@@ -8,7 +8,6 @@ use std::{
 
 use clap::{ArgAction, Args};
 use jiff::SignedDuration;
-use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -18,7 +17,7 @@ use crate::{
     api::{AllowedHosts, duration},
     controller::{Bounds, Controller, Parts, Scope},
     decide::observed::Policy,
-    kubernetes::Cluster,
+    kubernetes::{Cluster, connect},
     servicenow::TokenEndpoint,
     telemetry::{self, Health, LogFormat, Metrics},
 };
@@ -109,10 +108,9 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 
 /// Runs the controller until it is told to stop.
 pub(super) fn run(args: RunArgs) -> Result<(), CommandError> {
-    if args.leader_elect || args.lease_name.is_some() || args.lease_namespace.is_some() {
+    if args.leader_elect {
         return Err(CommandError::usage(
-            "leader election is not built yet: leave out --lease-name and --lease-namespace, set \
-             --leader-elect=false, and run one replica",
+            "leader election is not built yet: set --leader-elect=false, and run one replica",
         ));
     }
     let allowed_hosts = AllowedHosts::parse(&args.allowed_hosts)
@@ -140,7 +138,9 @@ async fn serve(args: RunArgs, allowed_hosts: AllowedHosts) -> Result<(), Command
         .local_addr()
         .map_err(|error| CommandError::failed(error.to_string()))?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "starting");
-    let client = connect().await?;
+    let (lease_name, lease_namespace) = (&args.lease_name, &args.lease_namespace);
+    tracing::info!(?lease_name, ?lease_namespace, "leader election is off");
+    let client = connect().await.map_err(CommandError::failed)?;
     let timeout = Duration::try_from(args.request_timeout).unwrap_or(Duration::from_secs(15));
     let endpoint = TokenEndpoint::new(timeout)
         .map_err(|error| CommandError::failed(format!("cannot set up the HTTP client: {error}")))?;
@@ -159,8 +159,8 @@ async fn serve(args: RunArgs, allowed_hosts: AllowedHosts) -> Result<(), Command
         min_renew_interval: args.min_renew_interval,
     };
     let scope = Scope {
-        namespaces: args.watch_namespaces,
-        selector: args.selector,
+        namespaces: non_empty(args.watch_namespaces),
+        selector: args.selector.filter(|selector| !selector.is_empty()),
     };
     let bounds = Bounds {
         concurrency: args.concurrency,
@@ -178,19 +178,12 @@ async fn serve(args: RunArgs, allowed_hosts: AllowedHosts) -> Result<(), Command
     ended.map_err(|why| CommandError::failed(format!("{why}; this should not happen, start again")))
 }
 
-/// The Kubernetes API of the kubeconfig, or of the cluster that this runs in.
-async fn connect() -> Result<Client, CommandError> {
-    let mut config = Config::infer().await.map_err(|error| {
-        CommandError::failed(format!(
-            "no way to the Kubernetes API: {error}; set KUBECONFIG, or run inside a cluster"
-        ))
-    })?;
-    // Our own back-off and waits are the only ones: kube would repeat a refused write up to 15
-    // times by itself.
-    config.default_retry = false;
-    Client::try_from(config).map_err(|error| {
-        CommandError::failed(format!("cannot set up the Kubernetes client: {error}"))
-    })
+/// An environment variable that is set to nothing gives one empty name.
+fn non_empty(namespaces: Vec<String>) -> Vec<String> {
+    let trimmed = namespaces
+        .into_iter()
+        .map(|namespace| namespace.trim().to_owned());
+    trimmed.filter(|namespace| !namespace.is_empty()).collect()
 }
 
 fn stop_signal() -> Result<impl Future<Output = ()>, CommandError> {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::queue::Queue;
 use crate::{
+    api::Reason,
     decide::{
         Credential, Failure, Memory, Name, Observed, Seen, Settle, Step, Wish, decide, fail,
         observed::{ClientRead, Policy, Version, WriteOutcome},
@@ -283,7 +284,7 @@ impl Core {
         let outcome = match outcome {
             WriteOutcome::Changed if round.changed >= CHANGED_LIMIT => {
                 WriteOutcome::Failed(Failure::new(
-                    crate::api::Reason::InternalError,
+                    Reason::InternalError,
                     "The target Secret changed again and again while it was written. It is tried \
                      again shortly; if this lasts, find out who else writes it.",
                 ))

@@ -95,7 +95,11 @@ impl Controller {
                     let uid = written.uid().unwrap_or_default();
                     let status = written.status.unwrap_or_default();
                     self.metrics.set_status(name, &status);
-                    self.with_core(|core| core.store.status_written(name, &uid, version, status));
+                    self.wake(
+                        self.with_core(|core| {
+                            core.store.status_written(name, &uid, version, status)
+                        }),
+                    );
                     if let Some(transition) = &settle.transition {
                         let now = micro_time(self.clock.now());
                         self.cluster.publish(&credential, transition, now).await;

@@ -2,7 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::failure::Class;
+use super::{failure::Class, renewal::plus};
+use crate::micro_time;
 
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
 const REFUSED_FIRST: SignedDuration = SignedDuration::from_secs(30);
@@ -29,7 +30,7 @@ pub struct Attempt {
 /// where the failure itself says so.
 pub fn retry_at(attempt: &Attempt, now: Timestamp) -> Option<Timestamp> {
     let wait = match attempt.class {
-        Class::Local => return attempt.retry_after.map(|wait| now + wait),
+        Class::Local => attempt.retry_after?,
         Class::Refused => jittered(
             doubled(REFUSED_FIRST, attempt.count, REFUSED_LONGEST),
             attempt.random,
@@ -44,7 +45,8 @@ pub fn retry_at(attempt: &Attempt, now: Timestamp) -> Option<Timestamp> {
             .unwrap_or_else(|| doubled(REFUSED_FIRST, attempt.count, HELD_LONGEST))
             .clamp(SECOND, HELD_LONGEST),
     };
-    Some(now.saturating_add(wait).unwrap_or(Timestamp::MAX))
+    // As a status keeps it: a timer set by the one is not early by the other.
+    Some(micro_time(plus(now, wait)).0)
 }
 
 /// The longest wait during an outage: a tenth of the time to (or since) the expiry, so that a

@@ -33,6 +33,13 @@ pub enum Class {
     Cluster,
 }
 
+impl Class {
+    /// The instance is the cause, and everyone who asks it alike waits together.
+    pub fn is_shared(self) -> bool {
+        !matches!(self, Self::Local | Self::Cluster)
+    }
+}
+
 impl Failure {
     /// A failure with the sentence that its reader gets.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {

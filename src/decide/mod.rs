@@ -67,8 +67,8 @@ pub struct Wish {
     pub urgency: Urgency,
     /// What it knows of its token.
     pub known: Option<Known>,
-    /// Failures in a row that its status remembers.
-    pub failures: u32,
+    /// Failures in a row that its status remembers, and of which class.
+    pub failures: Option<(Class, u32)>,
     /// A person asked for it.
     pub forced: bool,
 }
@@ -121,8 +121,10 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
     if !v.needs_token() {
         return Ok(finish(&v, None));
     }
-    own_wait_is_over(&v)?;
-    origin_is_not_held(&v)?;
+    // What was taken away is put back in spite of a wait, if the token is at hand.
+    if v.target_stands() {
+        no_wait_is_left(&v)?;
+    }
     let (client, exchange) = client_is_read(&v)?;
     let held = token_is_held(&v, exchange)?;
     target_is_written(&v, client, held)?;
@@ -262,19 +264,15 @@ fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
     Ok(v.adopting(target))
 }
 
-/// No wait of this resource's own, read from its status or remembered, is left.
-fn own_wait_is_over(v: &View<'_>) -> Result<(), Step> {
-    match v.wait() {
-        Some(failure) if !v.forced => Err(settle::still_waiting(v, failure).into()),
-        _ => Ok(()),
-    }
-}
-
-/// The whole origin is not held by an outage or a rate limit.
-fn origin_is_not_held(v: &View<'_>) -> Result<(), Step> {
+/// Neither a wait of this resource's own is left, remembered or read from its status, nor is the
+/// whole origin held by an outage or a rate limit.
+fn no_wait_is_left(v: &View<'_>) -> Result<(), Step> {
     // An answer that came in for this resource is looked at first.
-    if v.o.client.is_some() || v.forced {
+    if v.forced || v.o.asked_at.is_some() {
         return Ok(());
+    }
+    if let Some(failure) = v.wait() {
+        return Err(settle::still_waiting(v, failure).into());
     }
     match &v.o.hold {
         Some(hold) if hold.retry_at > v.o.now => Err(settle::failed_together(v, hold).into()),
@@ -308,6 +306,7 @@ fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, S
     {
         return Err(settle::failed_together(v, failure).into());
     }
+    no_wait_is_left(v)?;
     if let Some(not_before) = exchange.not_before.filter(|at| *at > v.o.now) {
         return Err(settle::too_soon(v, not_before).into());
     }

@@ -31,6 +31,12 @@ impl Validity {
     }
 }
 
+/// A moment later by this much; the end of time where there is none, for times that somebody else
+/// wrote.
+pub fn plus(at: Timestamp, wait: SignedDuration) -> Timestamp {
+    at.saturating_add(wait).unwrap_or(Timestamp::MAX)
+}
+
 /// A margin as it applies to one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Effective {

@@ -207,9 +207,7 @@ impl<'a> View<'a> {
                     && (self.observed_client().is_none() || self.client_is_as_recorded())
             }
         };
-        // An answer that came in since is looked at first.
-        let answered = self.o.client.is_some();
-        (waiting && stands && !answered).then_some(failure)
+        (waiting && stands).then_some(failure)
     }
 
     /// Whether anything needs the token's value.
@@ -221,17 +219,23 @@ impl<'a> View<'a> {
             .last_failure()
             .and_then(|failure| failure.reason.parse::<Reason>().ok())
             .is_some_and(|reason| class_of(reason) != Class::Local);
-        let target_stands = self.target_is_as_recorded() || self.target_reads_intact(token);
         self.forced
             || self.o.now >= token.renewal_time.0
             || !self.basis_is_recorded()
             || !self.client_is_as_recorded()
             || failed
-            || !target_stands
+            || !self.target_stands()
     }
 
-    fn target_reads_intact(&self, token: &TokenStatus) -> bool {
-        let (Some(Some(target)), Some(recorded)) = (self.o.target, self.recorded_target()) else {
+    /// The target is as it was left, or nothing was ever written that could be missing.
+    pub(super) fn target_stands(&self) -> bool {
+        self.token.is_none() || self.target_is_as_recorded() || self.target_reads_intact()
+    }
+
+    fn target_reads_intact(&self) -> bool {
+        let (Some(token), Some(Some(target)), Some(recorded)) =
+            (&self.token, self.o.target, self.recorded_target())
+        else {
             return false;
         };
         ownership::judge(target, self.o.credential) == Ownership::Ours
@@ -290,10 +294,10 @@ impl<'a> View<'a> {
                 validity: validity_of(token),
             })
         });
-        let failures = self
-            .last_failure()
-            .filter(|f| f.retry_time.is_some())
-            .map_or(0, |f| f.count);
+        let failures = self.last_failure().and_then(|failure| {
+            let class = class_of(failure.reason.parse().ok()?);
+            class.is_shared().then_some((class, failure.count))
+        });
         Wish {
             urgency,
             known,

@@ -2,6 +2,7 @@
 
 mod act;
 mod client_secret;
+mod connect;
 mod error;
 mod store;
 #[cfg(test)]
@@ -10,4 +11,5 @@ pub mod watch;
 
 pub use act::Cluster;
 pub use client_secret::{SharedClient, read_client};
+pub use connect::connect;
 pub use store::{Relist, Store};

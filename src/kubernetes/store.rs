@@ -21,6 +21,8 @@ use crate::{
 pub struct Store {
     credentials: HashMap<Name, Arc<Credential>>,
     secrets: HashMap<Name, Named>,
+    /// The resourceVersions of our own status writes that the watch has not brought yet.
+    written: HashMap<Name, String>,
     relists: u64,
 }
 
@@ -69,21 +71,46 @@ impl Store {
     }
 
     /// Takes a resource in; returns who is to wake.
-    pub fn apply(&mut self, credential: Credential) -> Vec<Name> {
+    pub fn apply(&mut self, mut credential: Credential) -> Vec<Name> {
+        let old = self.credentials.get(&credential.name);
+        let old = old.filter(|old| old.uid == credential.uid);
+        if let Some(old) = old {
+            if !is_newer(&credential.resource_version, &old.resource_version) {
+                return Vec::new();
+            }
+            // Somebody's change from before our last status write comes without that status.
+            let written = self.written.get(&credential.name);
+            if written.is_some_and(|ours| is_newer(ours, &credential.resource_version)) {
+                credential.status = old.status.clone();
+                return self.take_in(credential);
+            }
+        }
+        self.written.remove(&credential.name);
+        self.take_in(credential)
+    }
+
+    fn take_in(&mut self, credential: Credential) -> Vec<Name> {
         let name = credential.name.clone();
         let old = self.credentials.get(&name).cloned();
-        if let Some(old) = &old
-            && old.uid == credential.uid
-            && !is_newer(&credential.resource_version, &old.resource_version)
-        {
-            return Vec::new();
-        }
         let wakes = old
             .as_ref()
             .is_none_or(|old| asks_for_a_look(old, &credential));
         let mut woken: Vec<_> = wakes.then(|| name.clone()).into_iter().collect();
         let (before, after) = (old.as_deref().map(secrets_of), secrets_of(&credential));
         let before = before.unwrap_or_default();
+        // A target that is given up may be another's now, even while the status still names it.
+        if let Some(given_up) = old.as_deref().and_then(target_of)
+            && target_of(&credential).as_ref() != Some(&given_up)
+        {
+            let others = self.secrets.get(&given_up).map(|named| &named.users);
+            woken.extend(
+                others
+                    .into_iter()
+                    .flatten()
+                    .filter(|user| **user != name)
+                    .cloned(),
+            );
+        }
         for secret in before.difference(&after) {
             woken.extend(self.unname(secret, &name));
         }
@@ -99,26 +126,31 @@ impl Store {
         woken
     }
 
-    /// Takes the answer of a status write in, which wakes nobody.
+    /// Takes the answer of a status write in. It wakes others, where a Secret is given up with it,
+    /// and never the resource itself.
     pub fn status_written(
         &mut self,
         name: &Name,
         uid: &str,
         resource_version: String,
         status: ServiceNowCredentialStatus,
-    ) {
+    ) -> Vec<Name> {
         let Some(old) = self.credentials.get(name).filter(|old| old.uid == uid) else {
-            return;
+            return Vec::new();
         };
-        if is_newer(&resource_version, &old.resource_version) {
-            let credential = Credential {
-                status,
-                resource_version,
-                ..Credential::clone(old)
-            };
-            // What else has changed meanwhile comes with the watch, and wakes then.
-            self.apply(credential);
+        if !is_newer(&resource_version, &old.resource_version) {
+            return Vec::new();
         }
+        // The resourceVersion stays: what else has changed meanwhile is still to come with the
+        // watch, under a version between the two or under this very one.
+        let credential = Credential {
+            status,
+            ..Credential::clone(old)
+        };
+        self.written.insert(name.clone(), resource_version);
+        let mut woken = self.take_in(credential);
+        woken.retain(|other| other != name);
+        woken
     }
 
     /// A resource is gone; returns who is to wake.
@@ -126,6 +158,7 @@ impl Store {
         let Some(old) = self.credentials.remove(name) else {
             return Vec::new();
         };
+        self.written.remove(name);
         let mut woken = vec![name.clone()];
         for secret in secrets_of(&old) {
             woken.extend(self.unname(&secret, name));

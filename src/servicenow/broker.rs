@@ -22,7 +22,7 @@ use crate::{
         Failure, Name,
         backoff::{Attempt, retry_at},
         failure::Class,
-        renewal::{Validity, next_allowed},
+        renewal::{Validity, next_allowed, plus},
     },
 };
 
@@ -102,8 +102,9 @@ pub struct Ask {
     pub urgency: Urgency,
     /// What it knows already.
     pub known: Option<Known>,
-    /// Failures in a row that its status remembers, so that a restart does not begin anew.
-    pub failures: u32,
+    /// Failures in a row that its status remembers, and of which class, so that a restart does not
+    /// begin anew.
+    pub failures: Option<(Class, u32)>,
     /// Asked for by a person: goes out even while the origin is held.
     pub forced: bool,
 }
@@ -132,6 +133,9 @@ const ONE_OFF_REFUSAL: SignedDuration = SignedDuration::from_secs(1);
 /// An expiry has moved if it is later, or earlier, by more than this (and the round trip).
 const MOVED: SignedDuration = SignedDuration::from_secs(2);
 
+/// A failure that says nothing of when to try again is waited out this long.
+const NO_TIME_SAID: SignedDuration = SignedDuration::from_hours(1);
+
 /// The state of all keys and origins.
 pub struct Broker {
     limits: Limits,
@@ -144,9 +148,11 @@ struct KeyState {
     held: Option<Held>,
     failure: Option<SharedFailure>,
     known: Option<Known>,
-    failures_before: u32,
+    failures_before: Option<(Class, u32)>,
     queued: Option<Queued>,
     under_way: Option<Timestamp>,
+    /// A person asked for the request that is under way.
+    forced: bool,
     waiters: BTreeSet<Name>,
     /// Those who were told of a failure: they wait it out, and are woken when it is over sooner.
     told: BTreeSet<Name>,
@@ -213,7 +219,10 @@ impl Broker {
         if state.held.is_none() {
             state.known = newer(state.known.take(), ask.known);
         }
-        state.failures_before = state.failures_before.max(ask.failures);
+        state.failures_before = [state.failures_before, ask.failures]
+            .into_iter()
+            .flatten()
+            .max_by_key(|(_, count)| *count);
         if state.under_way.is_some() {
             return;
         }
@@ -231,12 +240,17 @@ impl Broker {
     pub fn leave(&mut self, name: &Name) {
         for state in self.keys.values_mut() {
             state.told.remove(name);
-            if state.waiters.remove(name) && state.waiters.is_empty() {
-                state.queued = None;
-            }
+            state.leave(name);
         }
         for origin in self.origins.values_mut() {
             origin.told.remove(name);
+        }
+    }
+
+    /// Takes a resource out of the waiting for one key.
+    pub fn unask(&mut self, key: &SharingKey, name: &Name) {
+        if let Some(state) = self.keys.get_mut(key) {
+            state.leave(name);
         }
     }
 
@@ -265,6 +279,7 @@ impl Broker {
             if let Some(state) = self.keys.get_mut(&key) {
                 state.queued = None;
                 state.under_way = Some(now);
+                state.forced = queued.forced;
             }
             out.push(key);
         }
@@ -293,74 +308,70 @@ impl Broker {
         answer: Result<TokenAnswer, Failure>,
         random: f64,
     ) -> Vec<Name> {
-        let min_interval = self.limits.min_interval;
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
         origin.under_way = origin.under_way.saturating_sub(1);
         let state = self.keys.entry(key.clone()).or_default();
         state.under_way = None;
-        let outcome = answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now));
-        match outcome {
+        let woken = match answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now))
+        {
             Ok(Judged::Again(at)) => {
-                origin.hold = None;
                 state.requeue(now, at);
-                return Vec::new();
+                origin.lift(sent_at, true)
             }
             Ok(Judged::Held(held)) => {
-                // A same-token answer keeps its old validity; the interval counts from it.
-                debug_assert!(
-                    next_allowed(held.validity, min_interval) <= held.validity.expires_at
-                );
-                origin.hold = None;
-                state.succeed(held);
+                let mut woken = origin.lift(sent_at, true);
+                woken.append(&mut state.succeed(held));
+                woken
             }
             Err(failure) if state.is_one_off(&failure) => {
                 state.one_off_spent = true;
                 state.requeue(now, now + ONE_OFF_REFUSAL);
-                return Vec::new();
+                origin.lift(sent_at, false)
+            }
+            Err(failure) if matches!(failure.class(), Class::Outage | Class::Held) => {
+                return self.hold_origin(key, failure, sent_at, now, random);
             }
             Err(failure) => {
-                let before = match failure.class() {
-                    Class::Outage | Class::Held => origin.hold.as_ref(),
-                    _ => state.failure.as_ref(),
-                };
-                let count = before.map_or(state.failures_before, |f| f.count) + 1;
-                let expires_at = state.expiry();
-                let attempt = Attempt {
-                    class: failure.class(),
-                    count,
-                    retry_after: failure.retry_after(),
-                    expires_at,
-                    random,
-                };
-                let shared = SharedFailure {
-                    retry_at: retry_at(&attempt, now).unwrap_or(Timestamp::MAX),
-                    failure,
-                    count,
-                    sent_at,
-                    at: now,
-                };
-                match shared.failure.class() {
-                    Class::Outage | Class::Held => {
-                        origin.hold = Some(shared);
-                        return self.release_origin(key);
-                    }
-                    _ => {
-                        origin.hold = None;
-                        state.failure = Some(shared);
-                    }
-                }
+                let mut woken = origin.lift(sent_at, false);
+                woken.append(&mut state.fail(failure, sent_at, now, random));
+                woken
             }
-        }
-        state.failures_before = 0;
-        let mut woken = std::mem::take(&mut state.waiters);
-        if state.failure.is_some() {
-            state.told.extend(woken.iter().cloned());
-        } else {
-            woken.append(&mut state.told);
-        }
-        // The instance has answered, so its hold is over.
-        woken.append(&mut origin.told);
+        };
         woken.into_iter().collect()
+    }
+
+    /// The whole origin is down, or asked for fewer requests.
+    fn hold_origin(
+        &mut self,
+        key: &Arc<SharingKey>,
+        failure: Failure,
+        sent_at: Timestamp,
+        now: Timestamp,
+        random: f64,
+    ) -> Vec<Name> {
+        let expires_at = self.nearest_expiry(key.origin(), now);
+        let origin = self.origins.entry(key.origin().to_owned()).or_default();
+        let state = self.keys.entry(key.clone()).or_default();
+        let count = state.count(origin.hold.as_ref(), &failure, sent_at);
+        state.failures_before = None;
+        let hold = share(failure, count, sent_at, now, expires_at, random);
+        // What the instance asked for stands, whatever else fails meanwhile.
+        let asked_for = origin
+            .hold
+            .take()
+            .filter(|old| old.failure.class() == Class::Held && old.retry_at > hold.retry_at);
+        origin.hold = asked_for.or(Some(hold));
+        self.release_origin(key)
+    }
+
+    /// Of the tokens of an origin, the expiry that is nearest to now: an outage is probed as often
+    /// as the one that is most at stake wants it.
+    fn nearest_expiry(&self, origin: &str, now: Timestamp) -> Option<Timestamp> {
+        self.keys
+            .iter()
+            .filter(|(key, _)| key.origin() == origin)
+            .filter_map(|(_, state)| state.expiry())
+            .min_by_key(|expiry| expiry.duration_since(now).abs())
     }
 
     /// Everyone who waits at the origin of this key is told of its hold, and asks again after it.
@@ -398,6 +409,48 @@ impl Broker {
     }
 }
 
+impl OriginState {
+    /// An answer ends an outage. A rate limit is ended by a success that was asked for after it, or
+    /// by any answer after its time. Returns who was told of it.
+    fn lift(&mut self, sent_at: Timestamp, success: bool) -> BTreeSet<Name> {
+        let over = self.hold.as_ref().is_some_and(|hold| {
+            hold.failure.class() != Class::Held
+                || sent_at >= hold.retry_at
+                || (success && sent_at >= hold.at)
+        });
+        if !over {
+            return BTreeSet::new();
+        }
+        self.hold = None;
+        std::mem::take(&mut self.told)
+    }
+}
+
+/// A failure as it is shared.
+fn share(
+    failure: Failure,
+    count: u32,
+    sent_at: Timestamp,
+    now: Timestamp,
+    expires_at: Option<Timestamp>,
+    random: f64,
+) -> SharedFailure {
+    let attempt = Attempt {
+        class: failure.class(),
+        count,
+        retry_after: failure.retry_after(),
+        expires_at,
+        random,
+    };
+    SharedFailure {
+        retry_at: retry_at(&attempt, now).unwrap_or(plus(now, NO_TIME_SAID)),
+        failure,
+        count,
+        sent_at,
+        at: now,
+    }
+}
+
 /// Of two failures that keep a key waiting, the one that keeps it longer.
 fn later(a: Option<SharedFailure>, b: Option<SharedFailure>) -> Option<SharedFailure> {
     match (a, b) {
@@ -420,25 +473,69 @@ enum Judged {
 }
 
 impl KeyState {
+    fn leave(&mut self, name: &Name) {
+        if self.waiters.remove(name) && self.waiters.is_empty() {
+            self.queued = None;
+        }
+    }
+
+    /// Failures in a row with this one: by cause, and those that were under way together count as
+    /// one.
+    fn count(&self, before: Option<&SharedFailure>, failure: &Failure, sent_at: Timestamp) -> u32 {
+        let class = failure.class();
+        match before.filter(|before| before.failure.class() == class) {
+            Some(before) if sent_at < before.at => before.count,
+            Some(before) => before.count.saturating_add(1),
+            None => {
+                let remembered = self.failures_before.filter(|(of, _)| *of == class);
+                remembered.map_or(0, |(_, count)| count).saturating_add(1)
+            }
+        }
+    }
+
+    /// Everyone with this key waits; returns who is to wake.
+    fn fail(
+        &mut self,
+        failure: Failure,
+        sent_at: Timestamp,
+        now: Timestamp,
+        random: f64,
+    ) -> BTreeSet<Name> {
+        let count = self.count(self.failure.as_ref(), &failure, sent_at);
+        self.failure = Some(share(failure, count, sent_at, now, self.expiry(), random));
+        self.failures_before = None;
+        let woken = std::mem::take(&mut self.waiters);
+        self.told.extend(woken.iter().cloned());
+        woken
+    }
+
     fn requeue(&mut self, now: Timestamp, not_before: Timestamp) {
+        if self.waiters.is_empty() {
+            return;
+        }
         let urgency = self.expiry().map_or(Urgency::New, Urgency::Expiring);
         self.queued = Some(Queued {
             urgency,
             since: now,
             not_before,
-            forced: false,
+            forced: self.forced,
         });
     }
 
-    fn succeed(&mut self, held: Held) {
+    /// Everyone with this key is served; returns who is to wake.
+    fn succeed(&mut self, held: Held) -> BTreeSet<Name> {
         self.known = Some(Known {
             sha256: held.sha256.clone(),
             validity: held.validity,
         });
         self.held = Some(held);
         self.failure = None;
+        self.failures_before = None;
         self.one_off_spent = false;
         self.at_expiry_since = None;
+        let mut woken = std::mem::take(&mut self.told);
+        woken.append(&mut self.waiters);
+        woken
     }
 
     fn expiry(&self) -> Option<Timestamp> {
@@ -447,8 +544,9 @@ impl KeyState {
 
     /// The first refusal of a client that was good before is tried once more.
     fn is_one_off(&self, failure: &Failure) -> bool {
-        let good_before =
-            self.known.is_some() && self.failure.is_none() && self.failures_before == 0;
+        let refused_before =
+            matches!(self.failures_before, Some((Class::Refused, count)) if count > 0);
+        let good_before = self.known.is_some() && self.failure.is_none() && !refused_before;
         failure.class() == Class::Refused && good_before && !self.one_off_spent
     }
 
@@ -469,15 +567,16 @@ impl KeyState {
                 let seconds = answer.expires_in.unwrap_or(0).max(0);
                 let stated = Validity {
                     issued_at: sent_at,
-                    expires_at: sent_at + SignedDuration::from_secs(seconds),
+                    expires_at: plus(sent_at, SignedDuration::from_secs(seconds)),
                 };
                 let round_trip = now.duration_since(sent_at).max(SignedDuration::ZERO);
                 let silent = answer.expires_in.is_none();
-                if !silent && stated.expires_at > recorded.expires_at + MOVED + round_trip {
+                let moved_after = plus(recorded.expires_at, MOVED + round_trip);
+                if !silent && stated.expires_at > moved_after {
                     (stated, false)
                 } else if sent_at >= recorded.expires_at {
                     return self.ask_again(origin, now).map(Judged::Again);
-                } else if !silent && stated.expires_at + MOVED < recorded.expires_at {
+                } else if !silent && plus(stated.expires_at, MOVED) < recorded.expires_at {
                     let expires_at = stated.expires_at;
                     (
                         Validity {
@@ -491,6 +590,9 @@ impl KeyState {
                 }
             }
         };
+        if !kept && validity.expires_at <= now {
+            return Err(over_on_arrival(origin));
+        }
         Ok(Judged::Held(Held {
             token: answer.token,
             sha256,
@@ -511,7 +613,7 @@ impl KeyState {
         if waited < AT_EXPIRY_GIVEN_UP {
             return Ok(now + AT_EXPIRY_LATER);
         }
-        self.at_expiry_since = None;
+        // Until there is another token, each further attempt is one request, and backed off.
         Err(Failure::new(
             Reason::InvalidResponse,
             format!(
@@ -521,6 +623,17 @@ impl KeyState {
             ),
         ))
     }
+}
+
+fn over_on_arrival(origin: &str) -> Failure {
+    Failure::new(
+        Reason::InvalidResponse,
+        format!(
+            "{origin} answered with a token whose lifetime was over before the answer was in. Give \
+             the client a longer Access Token Lifespan in the Application Registry, or find out why \
+             the instance answers so slowly."
+        ),
+    )
 }
 
 fn new_validity(
@@ -540,8 +653,6 @@ fn new_validity(
     })?;
     Ok(Validity {
         issued_at: sent_at,
-        expires_at: sent_at
-            .saturating_add(SignedDuration::from_secs(seconds))
-            .unwrap_or(Timestamp::MAX),
+        expires_at: plus(sent_at, SignedDuration::from_secs(seconds)),
     })
 }

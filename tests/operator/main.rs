@@ -13,6 +13,7 @@ mod bad_days;
 mod client;
 mod first_token;
 mod process;
+mod proxy;
 mod renewal;
 mod secrecy;
 mod target;
