@@ -1,0 +1,85 @@
+# "make" alone lists the tasks. Each task's line is the comment behind its name.
+
+CARGO ?= cargo
+# One set of flags everywhere: what was locked is what is built.
+LOCKED := --locked
+TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
+
+# Every file and folder of tests/ is a test of the operator; testkit has two of its own. They are
+# named one by one, and not by package, so that all are built with the same features, once.
+OPERATOR_TESTS := $(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
+                         $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)))
+TESTKIT_TESTS := $(sort $(patsubst testkit/tests/%.rs,%,$(wildcard testkit/tests/*.rs)) \
+                        $(patsubst testkit/tests/%/main.rs,%,$(wildcard testkit/tests/*/main.rs)))
+SIMULATOR_TESTS := simulator
+CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test tools generate fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
+
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  make demo KEEP=1   stays up until Ctrl-C, with a kubeconfig to try things by hand"
+
+demo: tools ## Show the operator at work: a real Kubernetes API, a simulated ServiceNow (1 minute)
+	@$(TARGET)/demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
+
+test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: format, lints, unit tests, simulator, real control plane
+	@echo "make test does, in this order:"
+	@echo "  1. the format          3. unit and documentation tests   5. the Kubernetes programs, if they are not"
+	@echo "  2. the lints           4. tests against the simulator       there yet (about 10 minutes, once)"
+	@echo "  6. tests against the real control plane: $(CLUSTER_TESTS)"
+	@echo "A first run compiles all dependencies as well."
+	@echo "== 1/6 format"
+	$(CARGO) fmt --all --check
+	@echo "== 2/6 lints"
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	@echo "== 3/6 unit and documentation tests"
+	$(CARGO) test $(LOCKED) --workspace --lib --bins
+	$(CARGO) test $(LOCKED) --workspace --doc
+	@echo "== 4/6 tests against the simulator"
+	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(SIMULATOR_TESTS))
+	@echo "== 5/6 the Kubernetes programs"
+	@# Built along with the tests of its package.
+	$(TARGET)/control-plane --build-only
+	@echo "== 6/6 tests against the real control plane"
+	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CLUSTER_TESTS))
+	@echo "== everything passed"
+
+tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and kubectl, once
+	@$(TARGET)/control-plane --build-only >/dev/null
+
+generate: need-cargo need-cc ## Write crds/ from the types in src/api
+	$(CARGO) run $(LOCKED) --quiet -- crd > crds/servicenowcredentials.yaml.new
+	mv crds/servicenowcredentials.yaml.new crds/servicenowcredentials.yaml
+
+fmt: need-cargo need-fmt ## Format the code
+	$(CARGO) fmt --all
+
+lint: need-cargo need-cc need-fmt need-clippy ## Check format and lints only
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+build: need-cargo need-cc ## Build the operator and the programs of testkit
+	$(CARGO) build $(LOCKED) --workspace --bins
+
+clean: need-cargo ## Remove what was compiled here; the Kubernetes programs stay in their cache
+	$(CARGO) clean
+
+# What is missing is said before anything is begun, with the way to get it.
+
+need-cargo:
+	@command -v $(CARGO) >/dev/null || { echo "error: cargo is missing. Install Rust $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer with rustup (https://rustup.rs)." >&2; exit 1; }
+
+need-cc:
+	@command -v cc >/dev/null || { echo "error: a C compiler is missing (no cc). Install one: on Debian and Ubuntu the package gcc, on Fedora gcc, on macOS the Xcode command line tools." >&2; exit 1; }
+
+need-go:
+	@command -v go >/dev/null || { echo "error: go is missing. The Kubernetes programs for tests and demo are built with Go $$(sed -n 's/^go //p' tools/go.mod) or newer: https://go.dev/doc/install" >&2; exit 1; }
+
+need-fmt: need-cargo
+	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "error: rustfmt is missing. Install it: rustup component add rustfmt" >&2; exit 1; }
+
+need-clippy: need-cargo
+	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "error: clippy is missing. Install it: rustup component add clippy" >&2; exit 1; }
