@@ -18,16 +18,15 @@ pub(crate) fn blank(text: &str, secret: &str) -> String {
     shown
 }
 
-/// Text fit for one line of a message: no control characters, and not longer than `limit`
-/// characters.
+/// Text fit for one line of a message: no control characters, and not longer than `limit` bytes.
 pub(crate) fn one_line(text: &str, limit: usize) -> String {
-    let mut line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(limit)
-        .collect();
-    if text.chars().nth(limit).is_some() {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let mut line: String = text.trim().chars().map(clean).collect();
+    if line.len() > limit {
+        let end = limit.saturating_sub('…'.len_utf8());
+        let end = (0..=end).rev().find(|at| line.is_char_boundary(*at));
+        line.truncate(end.unwrap_or(0));
         line.push('…');
     }
-    line.trim().to_owned()
+    line
 }

@@ -9,12 +9,15 @@ use super::queue::Queue;
 use crate::{
     api::Reason,
     decide::{
-        Credential, Failure, Memory, Name, Observed, Seen, Settle, Step, Wish, decide, fail,
-        observed::{ClientRead, Policy, Version, WriteOutcome},
+        Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish, decide,
+        fail,
+        failure::class_of,
+        validity_of,
+        observed::{Basis, ClientRead, Policy, Version, WriteOutcome},
         ownership::TargetObject,
     },
     kubernetes::Store,
-    servicenow::{Ask, Broker, Limits, SharingKey, Urgency},
+    servicenow::{Ask, Broker, Exchange, Limits, SharedFailure, SharingKey, Urgency},
 };
 
 /// Store, queue, broker and memories.
@@ -26,10 +29,13 @@ pub struct Core {
     /// Tokens and refusals in memory.
     pub broker: Broker,
     policy: Policy,
-    memories: HashMap<Name, Memory>,
+    memories: HashMap<Name, (String, Memory)>,
     pending: HashMap<Name, Pending>,
     reconciling: usize,
     working: bool,
+    restored: bool,
+    /// When work was last handed out: near enough to tell who is in a hurry.
+    now: Timestamp,
 }
 
 /// A resource that waits for the answer to its request: the client is not read twice.
@@ -37,14 +43,20 @@ struct Pending {
     key: Arc<SharingKey>,
     client: ClientRead,
     asked_at: Timestamp,
+    /// The spec by which the client was read.
+    basis: Option<Basis>,
 }
 
 /// What one reconcile has read and done so far.
 #[derive(Default)]
 pub struct Round {
+    /// The resource as it was when the round began: one round is about one state of it, and what
+    /// changes meanwhile wakes it again.
+    credential: Option<Arc<Credential>>,
     random: f64,
     client: Option<Result<(Arc<SharingKey>, ClientRead), Failure>>,
     asked_at: Option<Timestamp>,
+    exchange: Option<Exchange>,
     target: Option<Option<TargetObject>>,
     unreadable: Option<Failure>,
     written: Option<(String, WriteOutcome)>,
@@ -78,6 +90,8 @@ impl Core {
             pending: HashMap::new(),
             reconciling: 0,
             working: false,
+            restored: false,
+            now: Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -99,9 +113,35 @@ impl Core {
     /// The next resource to reconcile, once everything is known. To be followed by
     /// [`Core::finish`].
     pub fn take(&mut self, now: Timestamp) -> Option<Name> {
+        self.now = now;
+        if self.working && !std::mem::replace(&mut self.restored, true) {
+            self.restore_holds(now);
+        }
         let name = self.working.then(|| self.queue.take(now)).flatten()?;
         self.reconciling += 1;
         Some(name)
+    }
+
+    /// A rate limit outlives a restart: it holds those too whose status does not know of it.
+    fn restore_holds(&mut self, now: Timestamp) {
+        for credential in self.store.iter() {
+            let failure = credential.status.failure.as_ref();
+            let limited = failure.filter(|f| f.reason == Reason::RateLimited.as_str());
+            let (Some(origin), Some(failure)) = (origin_of(credential), limited) else {
+                continue;
+            };
+            let retry = failure.retry_time.as_ref().filter(|at| at.0 > now);
+            if let Some(retry) = retry {
+                let hold = SharedFailure {
+                    failure: Failure::new(Reason::RateLimited, failure.message.clone()),
+                    count: failure.count,
+                    sent_at: failure.last_time.0,
+                    at: failure.last_time.0,
+                    retry_at: retry.0,
+                };
+                self.broker.restore_hold(&origin, hold);
+            }
+        }
     }
 
     /// A reconcile has ended.
@@ -124,15 +164,18 @@ impl Core {
         self.wake(woken);
     }
 
-    fn named(&self, name: &Name, secret: fn(&Credential) -> Option<Name>) -> Option<Name> {
-        self.store
-            .get(name)
-            .and_then(|credential| secret(credential))
+    fn named(
+        &self,
+        name: &Name,
+        round: &Round,
+        secret: fn(&Credential) -> Option<Name>,
+    ) -> Option<Name> {
+        secret(&*self.subject(name, round)?)
     }
 
     fn urgency(&self, name: &Name) -> Urgency {
         let token = self.store.get(name).and_then(|c| c.status.token.as_ref());
-        token.map_or(Urgency::New, |token| Urgency::Renewal(token.expires_at.0))
+        Urgency::of(token.map(validity_of), self.now)
     }
 
     /// Begins a reconcile: an answer that was waited for is picked up.
@@ -142,25 +185,54 @@ impl Core {
             ..Round::default()
         };
         if let Some(credential) = self.store.get(name) {
-            let memory = self.memories.entry(name.clone()).or_default();
+            round.credential = Some(credential.clone());
+            let (uid, memory) = self.memories.entry(name.clone()).or_default();
+            if *uid != credential.uid {
+                // An earlier resource of the same name is nobody to this one.
+                uid.clone_from(&credential.uid);
+                *memory = Memory::default();
+            }
             let known = memory.renew_request.as_ref().map(|(value, _)| value);
             if credential.renew_request.as_ref() != known {
                 let request = credential.renew_request.clone();
                 memory.renew_request = request.map(|value| (value, now));
             }
             let seen = client_secret_of(credential).map(|secret| self.store.seen(&secret));
-            let still = |p: &Pending| seen == Some(Seen::Present(p.client.version.clone()));
-            if let Some(pending) = self.pending.remove(name).filter(still) {
-                round.asked_at = Some(pending.asked_at);
-                round.client = Some(Ok((pending.key, pending.client)));
+            let still = |p: &Pending| {
+                seen == Some(Seen::Present(p.client.version.clone()))
+                    && p.basis == basis_of(credential)
+            };
+            if let Some(pending) = self.pending.remove(name) {
+                if still(&pending) {
+                    round.asked_at = Some(pending.asked_at);
+                    round.client = Some(Ok((pending.key, pending.client)));
+                } else {
+                    self.broker.unask(&pending.key, name);
+                }
             }
         }
         round
     }
 
+    /// The resource that a round is about; `None` when it is gone.
+    pub fn subject(&self, name: &Name, round: &Round) -> Option<Arc<Credential>> {
+        let known = self.store.get(name)?;
+        match &round.credential {
+            Some(begun) if begun.uid != known.uid => None,
+            Some(begun) => Some(begun.clone()),
+            None => Some(known.clone()),
+        }
+    }
+
     /// The next step for a resource; `None` when it is gone.
-    pub fn decide(&self, name: &Name, round: &Round, now: Timestamp) -> Option<Step> {
-        self.observe(name, round, now, decide)
+    pub fn decide(&self, name: &Name, round: &mut Round, now: Timestamp) -> Option<Step> {
+        let step = self.observe(name, round, now, decide)?;
+        if let (Step::Write { .. }, Some(Ok((key, _)))) = (&step, &round.client) {
+            // What is written is what is recorded, whatever the broker learns meanwhile.
+            let exchange = round.exchange.take();
+            round.exchange = exchange.or_else(|| Some(self.broker.exchange(key, name)));
+        }
+        Some(step)
     }
 
     /// The end of a reconcile that met a bug.
@@ -186,24 +258,20 @@ impl Core {
         now: Timestamp,
         decide: impl FnOnce(&Observed<'_>) -> T,
     ) -> Option<T> {
-        let credential = self.store.get(name)?;
+        let credential = &*self.subject(name, round)?;
         let fallback = Memory::default();
-        let memory = self.memories.get(name).unwrap_or(&fallback);
+        let memory = self.memories.get(name).map_or(&fallback, |(_, m)| m);
         let seen = |secret: Option<Name>| secret.map_or(Seen::Unknown, |s| self.store.seen(&s));
+        let exchange = round.exchange.clone();
         let (client, exchange) = match &round.client {
             None => (None, None),
             Some(Err(failure)) => (Some(Err(failure.clone())), None),
             Some(Ok((key, client))) => (
                 Some(Ok(client.clone())),
-                Some(self.broker.exchange(key, name)),
+                Some(exchange.unwrap_or_else(|| self.broker.exchange(key, name))),
             ),
         };
-        let origin = credential
-            .spec
-            .as_ref()
-            .ok()
-            .and_then(|s| s.parsed_instance().ok());
-        let hold = origin.and_then(|instance| self.broker.hold(instance.origin()).cloned());
+        let hold = origin_of(credential).and_then(|origin| self.broker.hold(&origin).cloned());
         Some(decide(&Observed {
             now,
             random: round.random,
@@ -232,7 +300,8 @@ impl Core {
         round: &mut Round,
         read: Result<(Arc<SharingKey>, ClientRead), Failure>,
     ) {
-        if let (Some(secret), Ok((_, client))) = (self.named(name, client_secret_of), &read) {
+        if let (Some(secret), Ok((_, client))) = (self.named(name, round, client_secret_of), &read)
+        {
             let woken = self
                 .store
                 .secret_read(&secret, Some(client.version.clone()));
@@ -243,7 +312,7 @@ impl Core {
 
     /// The target was read, or does not exist.
     pub fn target_read(&mut self, name: &Name, round: &mut Round, target: Option<TargetObject>) {
-        if let Some(secret) = self.named(name, target_of) {
+        if let Some(secret) = self.named(name, round, target_of) {
             let version = target.as_ref().map(|t| t.version.clone());
             let woken = self.store.secret_read(&secret, version);
             self.wake_others(name, woken);
@@ -293,18 +362,19 @@ impl Core {
         };
         match &outcome {
             WriteOutcome::Done(version) => {
-                if let Some(secret) = self.named(name, target_of) {
+                if let Some(secret) = self.named(name, round, target_of) {
                     let woken = self.store.secret_applied(&secret, version.clone());
                     self.wake_others(name, woken);
                 }
                 if let Some(at) = put_back_at {
-                    let memory = self.memories.entry(name.clone()).or_default();
+                    let (_, memory) = self.memories.entry(name.clone()).or_default();
                     memory.put_backs.push(at);
                 }
             }
             WriteOutcome::Changed => {
                 round.changed += 1;
                 round.target = None;
+                round.exchange = None;
             }
             WriteOutcome::Failed(_) => {}
         }
@@ -313,33 +383,60 @@ impl Core {
 
     /// A reconcile has settled: memory and timer are set, and an unanswered request is kept.
     pub fn settled(&mut self, name: &Name, round: Round, settle: &Settle) {
-        if self.store.get(name).is_none() {
+        let Some(subject) = self.subject(name, &round) else {
             self.forget(name);
             return;
-        }
-        self.memories.insert(name.clone(), settle.memory.clone());
+        };
+        let (uid, memory) = self.memories.entry(name.clone()).or_default();
+        uid.clone_from(&subject.uid);
+        memory.clone_from(&settle.memory);
         let urgency = self.urgency(name);
         self.queue.schedule(name, settle.wake, urgency);
-        let waiting = settle.outcome == crate::decide::Outcome::Waiting;
-        if let (Some(asked_at), Some(Ok((key, client))), true) =
-            (round.asked_at, round.client, waiting)
+        let client = round.client.and_then(Result::ok);
+        if let Outcome::Failed(reason) = settle.outcome
+            && class_of(reason).is_shared()
+            && let Some(origin) = origin_of(&subject)
         {
+            let key = client.as_ref().map(|(key, _)| &**key);
+            self.broker.tell(&origin, key, name);
+        }
+        let Some((asked_at, (key, client))) = round.asked_at.zip(client) else {
+            return;
+        };
+        if settle.outcome == Outcome::Waiting {
             let pending = Pending {
                 key,
                 client,
                 asked_at,
+                basis: basis_of(&subject),
             };
             self.pending.insert(name.clone(), pending);
+        } else {
+            // Whoever wants nothing any more, sends nothing either.
+            self.broker.unask(&key, name);
         }
     }
 
-    /// A resource is gone: nothing of it stays.
+    /// A resource is gone: nothing of it stays. One that has taken its name is still to be looked
+    /// at.
     pub fn forget(&mut self, name: &Name) {
         self.memories.remove(name);
         self.pending.remove(name);
         self.broker.leave(name);
         self.queue.schedule(name, None, Urgency::New);
+        if self.store.get(name).is_some() {
+            self.wake([name.clone()]);
+        }
     }
+}
+
+fn basis_of(credential: &Credential) -> Option<Basis> {
+    credential.spec.as_ref().ok().map(Basis::of)
+}
+
+fn origin_of(credential: &Credential) -> Option<String> {
+    let spec = credential.spec.as_ref().ok()?;
+    Some(spec.parsed_instance().ok()?.origin().to_owned())
 }
 
 fn named(credential: &Credential, name: &str) -> Name {

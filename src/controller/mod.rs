@@ -63,6 +63,9 @@ pub struct Controller {
 /// The timers are looked at this often at least: the machine's clock may have been set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
+/// Clients and tokens that nobody uses any more leave the memory within this time.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
 /// What is under way at a stop may take this long to end.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 
@@ -128,36 +131,50 @@ impl Controller {
         let mut work = JoinSet::new();
         let mut stop = std::pin::pin!(stop.fuse());
         let mut stopping: Option<Instant> = None;
+        let mut swept = Instant::now();
         loop {
             self.health.beat();
+            if swept.elapsed() > SWEEP_EVERY {
+                swept = Instant::now();
+                self.with_core(|core| core.broker.sweep(self.clock.now()));
+            }
             let next = self.spawn_ready(&mut work, stopping.is_some());
+            let mut pause = self.until(next);
             if let Some(since) = stopping {
                 let waiting = self.with_core(|core| core.queue.is_ready());
-                if (work.is_empty() && !waiting) || since.elapsed() > STOP_WITHIN {
+                let left = STOP_WITHIN.saturating_sub(since.elapsed());
+                if (work.is_empty() && !waiting) || left.is_zero() {
                     return Ok(());
                 }
+                pause = pause.min(left);
             }
             tokio::select! {
                 () = &mut stop, if stopping.is_none() => {
                     stopping = Some(Instant::now());
                     watches.abort_all();
-                    self.with_core(|core| core.queue.clear_timers());
+                    self.with_core(|core| core.queue.wind_up());
                 }
                 ended = watches.join_next(), if stopping.is_none() => {
                     return Err(format!("the watches ended: {ended:?}"));
                 }
-                Some(_) = work.join_next() => {}
+                Some(done) = work.join_next() => {
+                    done.map_err(|error| format!("a task ended in the middle: {error}"))?;
+                }
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep(self.until(next)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
     fn until(&self, next: Option<Timestamp>) -> Duration {
-        let wait = next.map(|at| at.duration_since(self.clock.now()));
-        // A timer that is due already waits for a free place, whose release wakes us.
-        wait.and_then(|wait| Duration::try_from(wait).ok())
-            .map_or(LONGEST_SLEEP, |wait| wait.min(LONGEST_SLEEP))
+        let Some(next) = next else {
+            return LONGEST_SLEEP;
+        };
+        let wait = next.duration_since(self.clock.now());
+        // What is due by now has become so since it was asked for.
+        Duration::try_from(wait)
+            .unwrap_or_default()
+            .min(LONGEST_SLEEP)
     }
 
     /// Starts what may start now; returns when there may be more.
@@ -209,11 +226,8 @@ impl Controller {
             .token_request(host, result, begun.elapsed().as_secs_f64());
         tracing::debug!(host, result, "token request");
         let (now, random) = (self.clock.now(), rand::random());
-        let woken = self.with_core(|core| {
-            let woken = core.broker.complete(key, sent_at, now, answer, random);
-            core.broker.sweep(now);
-            woken
-        });
+        let woken =
+            self.with_core(|core| core.broker.complete(key, sent_at, now, answer, random));
         self.wake(woken);
         self.changed.notify_one();
     }

@@ -14,6 +14,7 @@ pub struct Queue {
     ready: BTreeSet<(Urgency, u64, Name)>,
     timers: BTreeMap<(Timestamp, Name), Urgency>,
     woken: u64,
+    winding_up: bool,
 }
 
 #[derive(Default)]
@@ -30,11 +31,18 @@ impl Queue {
         let entry = self.entries.entry(name.clone()).or_default();
         if entry.running {
             entry.again = Some(entry.again.map_or(urgency, |again| again.min(urgency)));
-        } else if entry.ready.is_none() {
-            self.woken += 1;
-            entry.ready = Some((urgency, self.woken));
-            self.ready.insert((urgency, self.woken, name.clone()));
+            return;
         }
+        // Who is woken again keeps the place, or gets a better one.
+        if let Some((known, place)) = entry.ready {
+            if known <= urgency {
+                return;
+            }
+            self.ready.remove(&(known, place, name.clone()));
+        }
+        self.woken += 1;
+        entry.ready = Some((urgency, self.woken));
+        self.ready.insert((urgency, self.woken, name.clone()));
     }
 
     /// Sets the one timer of a name, or clears it.
@@ -43,7 +51,7 @@ impl Queue {
         if let Some(old) = entry.timer.take() {
             self.timers.remove(&(old, name.clone()));
         }
-        if let Some(at) = at {
+        if let Some(at) = at.filter(|_| !self.winding_up) {
             entry.timer = Some(at);
             self.timers.insert((at, name.clone()), urgency);
         }
@@ -94,11 +102,14 @@ impl Queue {
         !self.ready.is_empty()
     }
 
-    /// Forgets all timers: nothing new begins.
-    pub fn clear_timers(&mut self) {
+    /// From now on nothing begins by itself: what is ready and every timer is forgotten, and only
+    /// who is woken from now on has a turn.
+    pub fn wind_up(&mut self) {
+        self.winding_up = true;
         self.timers.clear();
+        self.ready.clear();
         for entry in self.entries.values_mut() {
-            entry.timer = None;
+            (entry.timer, entry.ready, entry.again) = (None, None, None);
         }
     }
 }
@@ -138,6 +149,29 @@ mod tests {
         assert_eq!(queue.take(second(0)), Some(name("a")));
         queue.finish(&name("a"));
         assert_eq!(queue.take(second(0)), None);
+    }
+
+    #[test]
+    fn a_more_urgent_wake_gets_a_better_place() {
+        let mut queue = Queue::default();
+        queue.wake(&name("a"), Urgency::New);
+        queue.wake(&name("b"), Urgency::Renewal(second(9)));
+        queue.wake(&name("b"), Urgency::Expiring(second(9)));
+        queue.wake(&name("b"), Urgency::New);
+        let order: Vec<_> = std::iter::from_fn(|| queue.take(second(0))).collect();
+        assert_eq!(order, ["b", "a"].map(name));
+    }
+
+    #[test]
+    fn after_winding_up_only_who_is_woken_has_a_turn() {
+        let mut queue = Queue::default();
+        queue.wake(&name("ready"), Urgency::New);
+        queue.schedule(&name("later"), Some(second(1)), Urgency::New);
+        queue.wind_up();
+        queue.schedule(&name("later"), Some(second(1)), Urgency::New);
+        assert_eq!(queue.take(second(9)), None);
+        queue.wake(&name("answered"), Urgency::New);
+        assert_eq!(queue.take(second(9)), Some(name("answered")));
     }
 
     #[test]

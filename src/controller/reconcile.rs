@@ -1,17 +1,18 @@
 //! One reconcile: ask `decide` for a step, carry it out, until it settles.
 
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt as _;
 
 use super::{Controller, Round, panicked};
 use crate::{
+    api::Reason,
     decide::{Name, Outcome, Settle, Step, observed::WriteOutcome},
     kubernetes::read_client,
     micro_time,
+    servicenow::Urgency,
 };
-
-/// A status that could not be written is tried again after this long.
-const STATUS_RETRY: SignedDuration = SignedDuration::from_secs(2);
 
 /// No chain of steps is longer than this; a longer one is a bug.
 const STEP_LIMIT: usize = 24;
@@ -23,7 +24,7 @@ impl Controller {
         let mut round = self.with_core(|core| core.begin(name, now, random));
         for _ in 0..STEP_LIMIT {
             let now = self.clock.now();
-            let Some(step) = self.with_core(|core| core.decide(name, &round, now)) else {
+            let Some(step) = self.with_core(|core| core.decide(name, &mut round, now)) else {
                 self.forget(name);
                 return None;
             };
@@ -36,7 +37,7 @@ impl Controller {
     }
 
     async fn carry_out(&self, name: &Name, round: &mut Round, step: Step, now: Timestamp) {
-        let Some(credential) = self.with_core(|core| core.store.get(name).cloned()) else {
+        let Some(credential) = self.with_core(|core| core.subject(name, round)) else {
             return;
         };
         match step {
@@ -71,10 +72,7 @@ impl Controller {
                 });
             }
             Step::RemovePrevious { name: old, uid } => {
-                let removed = self
-                    .cluster
-                    .remove_secret(&name.namespace, &old, &uid)
-                    .await;
+                let removed = self.cluster.remove_target(&credential, &old, &uid).await;
                 round.previous_removed(removed);
             }
             Step::Settle(_) => {}
@@ -84,22 +82,19 @@ impl Controller {
     /// Writes the status, publishes the event, and goes to sleep.
     async fn settle(&self, name: &Name, round: Round, mut settle: Settle) -> Outcome {
         let outcome = settle.outcome;
-        let Some(credential) = self.with_core(|core| core.store.get(name).cloned()) else {
+        let Some(credential) = self.with_core(|core| core.subject(name, &round)) else {
             self.forget(name);
             return outcome;
         };
         if let Some(status) = &settle.status {
             match self.cluster.write_status(&credential, status).await {
-                Ok(Some(written)) => {
-                    let version = written.resource_version().unwrap_or_default();
-                    let uid = written.uid().unwrap_or_default();
-                    let status = written.status.unwrap_or_default();
-                    self.metrics.set_status(name, &status);
-                    self.wake(
-                        self.with_core(|core| {
-                            core.store.status_written(name, &uid, version, status)
-                        }),
-                    );
+                Ok(Some(version)) => {
+                    settle.memory.unwritten = 0;
+                    self.metrics.set_status(name, status);
+                    self.wake(self.with_core(|core| {
+                        let (uid, status) = (&credential.uid, status.clone());
+                        core.store.status_written(name, uid, version, status)
+                    }));
                     if let Some(transition) = &settle.transition {
                         let now = micro_time(self.clock.now());
                         self.cluster.publish(&credential, transition, now).await;
@@ -108,7 +103,10 @@ impl Controller {
                 Ok(None) => {}
                 Err(failure) => {
                     tracing::warn!(resource = %name, error = %failure, "status not written");
-                    let retry = self.clock.now() + STATUS_RETRY;
+                    let unwritten = &mut settle.memory.unwritten;
+                    *unwritten = unwritten.saturating_add(1);
+                    let wait = SignedDuration::from_secs(1 << (*unwritten).min(6));
+                    let retry = self.clock.now() + wait;
                     settle.wake = Some(settle.wake.map_or(retry, |wake| wake.min(retry)));
                 }
             }
@@ -134,7 +132,16 @@ impl Controller {
     /// A reconcile has panicked: its resource says so and is tried again, the others go on.
     pub(super) async fn recover(&self, name: &Name) -> Option<Outcome> {
         tracing::error!(resource = %name, "a reconcile panicked");
-        self.fail(name, "reconciling this resource").await
+        let failing = self.fail(name, "reconciling this resource");
+        match AssertUnwindSafe(failing).catch_unwind().await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                // Even saying so fails: later, then, and without a word in the status.
+                let at = self.clock.now() + SignedDuration::from_mins(1);
+                self.with_core(|core| core.queue.schedule(name, Some(at), Urgency::New));
+                Some(Outcome::Failed(Reason::InternalError))
+            }
+        }
     }
 
     async fn fail(&self, name: &Name, doing: &str) -> Option<Outcome> {

@@ -32,6 +32,7 @@ use crate::{
 use observed::{ClientRead, WriteOutcome};
 use ownership::{Desired, Ownership, TargetWrite};
 use view::View;
+pub(crate) use view::validity_of;
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -115,34 +116,41 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
         return Err(settle::suspended(&v).into());
     }
     spec_is_acceptable(&v)?;
+    let v = v.with_renewal_time_fit();
     target_is_free(&v)?;
     client_exists(&v)?;
     let v = with_target_read(v)?;
     if !v.needs_token() {
         return Ok(finish(&v, None));
     }
-    // What was taken away is put back in spite of a wait, if the token is at hand.
-    if v.target_stands() {
+    // A token at hand serves in spite of what its instance has come to since.
+    if v.target_stands() || v.waits_for_the_cluster() {
         no_wait_is_left(&v)?;
     }
     let (client, exchange) = client_is_read(&v)?;
-    let held = token_is_held(&v, exchange)?;
+    let held = match token_is_held(&v, exchange) {
+        Ok(held) => held,
+        Err(step) => {
+            old_token_is_put_back(&v, client, exchange)?;
+            return Err(step);
+        }
+    };
     target_is_written(&v, client, held)?;
     Ok(finish(&v, Some((client, held))))
 }
 
 /// The spec is one that this operator can act upon.
 fn spec_is_acceptable(v: &View<'_>) -> Result<(), Step> {
-    // What the Secret was last written for has passed already.
-    if v.o.memory.basis == Some(v.basis) {
-        return Ok(());
-    }
     let local = |reason, message: String| {
         Step::from(settle::failed_locally(v, &Failure::new(reason, message)))
     };
     v.spec
         .validate()
         .map_err(|sentence| local(Reason::InvalidSpec, sentence))?;
+    // What the Secret was last written for has passed the rest already.
+    if v.o.memory.basis == Some(v.basis) {
+        return Ok(());
+    }
     if let Some(what) = not_supported_yet(v) {
         let message = format!("not supported yet: {what}. Take it out of the spec for now.");
         return Err(local(Reason::InvalidSpec, message));
@@ -311,6 +319,19 @@ fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, S
         return Err(settle::too_soon(v, not_before).into());
     }
     Err(Step::Ask(Box::new(v.wish())))
+}
+
+/// While no new token can be had, one that is due and at hand still is put back where somebody took
+/// it away.
+fn old_token_is_put_back(
+    v: &View<'_>,
+    client: &ClientRead,
+    exchange: &Exchange,
+) -> Result<(), Step> {
+    match exchange.held.as_ref().filter(|held| v.is_missing(held)) {
+        Some(held) => target_is_written(v, client, held),
+        None => Ok(()),
+    }
 }
 
 /// The target holds the token, as the spec says.

@@ -118,6 +118,8 @@ pub struct Memory {
     pub renew_request: Option<(String, Timestamp)>,
     /// When the target was put back, of late.
     pub put_backs: Vec<Timestamp>,
+    /// Writes of the status that failed in a row.
+    pub unwritten: u32,
     /// A state of the target that was found to be somebody else's, and what was said of it.
     pub judged_target: Option<(Version, Failure)>,
 }
@@ -134,7 +136,7 @@ pub struct Remembered {
 }
 
 /// The client Secret as it was read, without what it held.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ClientRead {
     /// The state that was read.
     pub version: Version,
@@ -142,6 +144,15 @@ pub struct ClientRead {
     pub client_id: String,
     /// The id or the secret had whitespace around it, which was taken off.
     pub trimmed: bool,
+}
+
+impl fmt::Debug for ClientRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientRead")
+            .field("version", &self.version)
+            .field("trimmed", &self.trimmed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Another resource with the same target.

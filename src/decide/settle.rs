@@ -8,7 +8,7 @@ use super::{
     backoff::{Attempt, retry_at},
     observed::{ClientRead, Memory, Observed, Remembered, Seen, Version, WriteOutcome},
     ownership::timestamp,
-    renewal,
+    renewal::{self, plus},
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, ready, set},
     view::{View, is_kept, validity_of},
 };
@@ -80,6 +80,8 @@ pub struct Transition {
 
 /// How long an attempt after the expiry may take before `Ready` says that the token expired.
 const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(5);
+/// How long after a success the next renewal is at the soonest.
+const SOONEST: SignedDuration = SignedDuration::from_millis(200);
 /// How long a new resource waits before its status says that it does.
 const PENDING_AFTER: SignedDuration = SignedDuration::from_secs(5);
 /// Kubelets bring a Secret's change to files within about a minute.
@@ -108,7 +110,7 @@ pub(super) fn suspended(v: &View<'_>) -> Settle {
     let synced = Verdict::new(UNKNOWN, Reason::Suspended, message);
     let mut end = End::new(v, Outcome::Idle);
     end.conclude(synced, Expiry::Strict);
-    end.wake_at_expiry(SignedDuration::ZERO);
+    end.wake_at_expiry();
     end.into_settle()
 }
 
@@ -116,6 +118,7 @@ pub(super) fn suspended(v: &View<'_>) -> Settle {
 pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
     let mut end = End::new(v, Outcome::Waiting);
     let asked_at = v.o.asked_at.unwrap_or(since);
+    let ready = status::get(&end.status, condition::READY).is_some_and(|c| c.status == TRUE);
     match &end.status.token {
         None if end.status.conditions.is_empty() => {
             if asked_at + PENDING_AFTER <= v.o.now {
@@ -130,14 +133,16 @@ pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
         }
         None => {}
         Some(token) => {
-            let late = token.expires_at.0 + EXPIRY_GRACE <= v.o.now;
-            let expiry = if late {
-                Expiry::Strict
+            // The attempt counts from the expiry, or from its own beginning where that is later.
+            let late = plus(token.expires_at.0.max(asked_at), EXPIRY_GRACE);
+            // What is said to have expired is not taken back by an attempt.
+            if late <= v.o.now || !ready {
+                end.ready_only(Expiry::Strict);
+                end.wake_at_expiry();
             } else {
-                Expiry::UnderRenewal
-            };
-            end.ready_only(expiry);
-            end.wake_at_expiry(EXPIRY_GRACE);
+                end.ready_only(Expiry::UnderRenewal);
+                end.wake = Some(late);
+            }
         }
     }
     end.into_settle()
@@ -154,14 +159,18 @@ pub(super) fn too_soon(v: &View<'_>, not_before: Timestamp) -> Settle {
 pub(super) fn still_waiting(v: &View<'_>, failure: &FailureStatus) -> Settle {
     let reason = failure.reason.parse().unwrap_or(Reason::InternalError);
     let mut end = End::new(v, Outcome::Failed(reason));
-    end.memory.failure =
-        v.o.memory
-            .failure
-            .clone()
-            .or_else(|| Some(remembered(v, failure.clone())));
-    end.ready_only(Expiry::Strict);
+    let said = status::get(&end.status, condition::SYNCED)
+        .is_some_and(|c| c.status == FALSE && c.reason == failure.reason);
+    if said {
+        end.ready_only(Expiry::Strict);
+    } else {
+        // The status that said so could not be written.
+        end.status.failure = Some(failure.clone());
+        let synced = Verdict::new(FALSE, reason, failure.message.clone());
+        end.conclude(synced, Expiry::Strict);
+    }
     end.wake = failure.retry_time.as_ref().map(|at| at.0);
-    end.wake_at_expiry(SignedDuration::ZERO);
+    end.wake_at_expiry();
     end.into_settle()
 }
 
@@ -238,7 +247,7 @@ fn remembered(v: &View<'_>, failure: FailureStatus) -> Remembered {
 fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
     let mut end = End::new(v, Outcome::Failed(failure.reason()));
     end.wake = record.retry_time.as_ref().map(|at| at.0);
-    end.wake_at_expiry(SignedDuration::ZERO);
+    end.wake_at_expiry();
     end.memory.failure = Some(remembered(v, record.clone()));
     let quiet =
         v.o.credential
@@ -252,7 +261,10 @@ fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
         _ => Some(record),
     };
     end.handled();
-    if let Some(Ok(client)) = &v.o.client {
+    // Only what the instance has judged was used.
+    if let Some(Ok(client)) = &v.o.client
+        && failure.class().is_shared()
+    {
         end.observe(client);
     }
     let synced = Verdict::new(FALSE, failure.reason(), failure.message());
@@ -284,8 +296,6 @@ pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Se
         end.status.token = Some(token_status(v, held));
         end.observe(client);
         end.handled();
-    } else if let Some(token) = &mut end.status.token {
-        refit(v, token);
     }
     end.status.target = target_status(v, fresh);
     if end.status.observed.is_empty()
@@ -307,7 +317,13 @@ pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Se
         Verdict::new(TRUE, Reason::TokenSynced, message),
         Expiry::Strict,
     );
-    end.wake = end.status.token.as_ref().map(|t| t.renewal_time.0);
+    // A token that is due when it comes is not asked for in the same breath.
+    let soonest = plus(v.o.now, SOONEST);
+    end.wake = end
+        .status
+        .token
+        .as_ref()
+        .map(|t| t.renewal_time.0.max(soonest));
     end.into_settle()
 }
 
@@ -328,18 +344,9 @@ fn token_status(v: &View<'_>, held: &Held) -> TokenStatus {
             Some(old) => old.renewal_time.clone(),
             None => micro_time(v.draw(held.validity)),
         };
-        refit(v, &mut token);
+        v.refit(&mut token);
     }
     token
-}
-
-fn refit(v: &View<'_>, token: &mut TokenStatus) {
-    let validity = validity_of(token);
-    let interval = v.o.policy.min_renew_interval;
-    if !is_kept(token) && !renewal::still_fits(token.renewal_time.0, validity, v.margin(), interval)
-    {
-        token.renewal_time = micro_time(v.draw(validity));
-    }
 }
 
 fn target_status(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Option<TargetStatus> {
@@ -424,6 +431,17 @@ impl<'a> End<'a> {
         memory.put_backs.retain(|at| *at > since);
         let mut status = v.o.credential.status.clone();
         status.token.clone_from(&v.token);
+        // A put-back is on record whatever else the round comes to.
+        if let (Some((sha256, WriteOutcome::Done(version))), Some(target)) = (
+            v.o.written,
+            status.target.as_mut().filter(|t| t.name == v.target_name()),
+        ) {
+            target.uid.clone_from(&version.uid);
+            target
+                .resource_version
+                .clone_from(&version.resource_version);
+            target.sha256.clone_from(sha256);
+        }
         Self {
             v,
             outcome,
@@ -442,10 +460,11 @@ impl<'a> End<'a> {
         let Some(target) = &self.status.target else {
             return false;
         };
-        if let Some((_, WriteOutcome::Done(_))) = self.v.o.written {
+        let wanted = target.name == self.v.target_name();
+        if wanted && matches!(self.v.o.written, Some((_, WriteOutcome::Done(_)))) {
             return true;
         }
-        let seen = if target.name == self.v.target_name() {
+        let seen = if wanted {
             &self.v.o.target_seen
         } else {
             &self.v.o.previous_seen
@@ -494,8 +513,8 @@ impl<'a> End<'a> {
     }
 
     /// Looks again when the token expires, if that comes first.
-    fn wake_at_expiry(&mut self, grace: SignedDuration) {
-        let expiry = self.status.token.as_ref().map(|t| t.expires_at.0 + grace);
+    fn wake_at_expiry(&mut self) {
+        let expiry = self.status.token.as_ref().map(|t| t.expires_at.0);
         if let Some(expiry) = expiry.filter(|at| *at > self.now()) {
             self.wake = Some(self.wake.map_or(expiry, |wake| wake.min(expiry)));
         }
@@ -503,9 +522,11 @@ impl<'a> End<'a> {
 
     /// The renewal request has been acted on, for better or worse.
     fn handled(&mut self) {
-        self.status
-            .handled_renew_request
-            .clone_from(&self.v.o.credential.renew_request);
+        let request = self.v.o.credential.renew_request.as_ref();
+        let known = self.v.o.memory.renew_request.as_ref();
+        if request == known.map(|(value, _)| value) {
+            self.status.handled_renew_request = request.cloned();
+        }
     }
 
     fn observe(&mut self, client: &ClientRead) {

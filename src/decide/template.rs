@@ -29,6 +29,9 @@ const VARIABLES: [&str; 7] = [
     "client_id",
 ];
 
+/// The one filter.
+const FILTER: &str = "b64encode";
+
 /// What the variables stand for.
 #[derive(Clone, Debug)]
 pub struct Variables<'a> {
@@ -119,7 +122,7 @@ pub fn render(
     environment.set_keep_trailing_newline(true);
     // The values are credentials and config files, not HTML.
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.add_filter("b64encode", |value: String| STANDARD.encode(value));
+    environment.add_filter(FILTER, b64encode);
     let context = minijinja::context! {
         token => Value::from_safe_string(variables.token.expose().to_owned()),
         token_type => "Bearer",
@@ -132,22 +135,17 @@ pub fn render(
     let mut rendered = BTreeMap::new();
     let mut room = OUTPUT_LIMIT;
     for (key, source) in templates {
+        scan(source).map_err(|problem| broken(key, &problem))?;
         let template = environment
             .template_from_str(source)
-            .map_err(|error| broken(key, source, &error))?;
+            .map_err(|error| broken(key, &unparsed(&error)))?;
         let mut output = Bounded {
             bytes: Zeroizing::new(Vec::new()),
             room,
         };
         template
             .render_captured_to(&context, &mut output)
-            .map_err(|error| {
-                if output_was_full(&error) {
-                    too_large(key)
-                } else {
-                    broken(key, source, &error)
-                }
-            })?;
+            .map_err(|error| unrendered(key, &error))?;
         room = output.room;
         let text = String::from_utf8_lossy(&output.bytes).into_owned();
         rendered.insert(key.clone(), Zeroizing::new(text));
@@ -155,7 +153,15 @@ pub fn render(
     Ok(Rendered(rendered))
 }
 
-/// A sink that refuses to grow past its room, so that a loop cannot fill the memory.
+/// Base64 (RFC 4648, section 4), of no more than may be rendered at all: filters can be chained.
+fn b64encode(value: String) -> Result<String, minijinja::Error> {
+    if value.len() > OUTPUT_LIMIT {
+        return Err(minijinja::ErrorKind::OutOfFuel.into());
+    }
+    Ok(STANDARD.encode(value))
+}
+
+/// A sink that refuses to grow past its room, so that nothing can fill the memory.
 struct Bounded {
     bytes: Zeroizing<Vec<u8>>,
     room: usize,
@@ -176,12 +182,6 @@ impl io::Write for Bounded {
     }
 }
 
-fn output_was_full(error: &minijinja::Error) -> bool {
-    std::iter::successors(std::error::Error::source(error), |e| e.source())
-        .filter_map(|e| e.downcast_ref::<io::Error>())
-        .any(|e| e.kind() == io::ErrorKind::FileTooLarge)
-}
-
 fn too_large(key: &str) -> Failure {
     Failure::new(
         Reason::TemplateInvalid,
@@ -192,63 +192,111 @@ fn too_large(key: &str) -> Failure {
     )
 }
 
-fn broken(key: &str, source: &str, error: &minijinja::Error) -> Failure {
-    use minijinja::ErrorKind;
-    let line = error.line().unwrap_or(1);
-    let undefined = undefined_name(source);
-    let what = match (error.kind(), undefined) {
-        (ErrorKind::UndefinedError, Some((name, line, column))) => format!(
-            "at line {line}, column {column}: there is no variable {name:?}; the variables are {}",
-            VARIABLES.join(", ")
-        ),
-        (ErrorKind::OutOfFuel, _) => {
-            format!("at line {line}: the template does too much work; use fewer loops")
-        }
-        (kind, _) => format!(
-            "at line {line}: {}",
-            error
-                .detail()
-                .map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}"))
-        ),
-    };
+fn broken(key: &str, problem: &str) -> Failure {
     Failure::new(
         Reason::TemplateInvalid,
         format!(
-            "The template of key {key:?} in spec.target.data is broken {what}. Correct it; nothing is asked for before."
+            "The template of key {key:?} in spec.target.data is broken {problem}. Correct it; nothing \
+             is asked for before."
         ),
     )
 }
 
-/// The first name that no variable has, with its line and column (both from 1).
-fn undefined_name(source: &str) -> Option<(String, usize, usize)> {
-    let environment = Environment::new();
-    let template = environment.template_from_str(source).ok()?;
-    let mut unknown: Vec<_> = template
-        .undeclared_variables(false)
-        .into_iter()
-        .filter(|name| !VARIABLES.contains(&name.as_str()))
-        .filter_map(|name| position(source, &name).map(|(line, column)| (line, column, name)))
-        .collect();
-    unknown.sort();
-    let (line, column, name) = unknown.into_iter().next()?;
-    Some((name, line, column))
+/// Why a template cannot be rendered: the kind of the error and never its detail, which may hold
+/// a value.
+fn unrendered(key: &str, error: &minijinja::Error) -> Failure {
+    use minijinja::ErrorKind::{OutOfFuel, WriteFailure};
+    match error.kind() {
+        OutOfFuel | WriteFailure => too_large(key),
+        kind => broken(
+            key,
+            &format!("at line {}: {kind}", error.line().unwrap_or(1)),
+        ),
+    }
 }
 
-fn position(source: &str, name: &str) -> Option<(usize, usize)> {
-    let tag = source
-        .find("{{")
-        .into_iter()
-        .chain(source.find("{%"))
-        .min()?;
-    let at = tag + source[tag..].find(name)?;
-    let line = source[..at].matches('\n').count() + 1;
-    let column = source[..at]
-        .chars()
-        .rev()
-        .take_while(|c| *c != '\n')
-        .count()
-        + 1;
-    Some((line, column))
+/// Why the engine cannot parse a template. It has seen no value yet.
+fn unparsed(error: &minijinja::Error) -> String {
+    let line = error.line().unwrap_or(1);
+    let detail = error.detail().map(ToOwned::to_owned);
+    format!(
+        "at line {line}: {}",
+        detail.unwrap_or_else(|| error.kind().to_string())
+    )
+}
+
+/// Holds a template to the language of the contract: names of variables, the filter, texts, `~`
+/// and parentheses. What is left of the engine's language then does work in proportion to its
+/// length and cannot fail depending on a value, so that no error is a way to learn about one.
+fn scan(source: &str) -> Result<(), String> {
+    let at = |offset: usize| {
+        let before = &source[..offset];
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("at line {line}, column {column}")
+    };
+    let mut rest = 0;
+    while let Some(found) = source[rest..].find(['{', '}']) {
+        let open = rest + found;
+        match source.get(open..open + 2) {
+            Some("{#") => {
+                let end = source[open..].find("#}").ok_or_else(|| {
+                    format!("{}: the comment that begins here does not end", at(open))
+                })?;
+                rest = open + end + 2;
+            }
+            Some("{%") => {
+                return Err(format!(
+                    "{}: there are no statements in these templates, only {{{{ … }}}}",
+                    at(open)
+                ));
+            }
+            Some("{{") => rest = scan_tag(source, open, &at)?,
+            _ => rest = open + 1,
+        }
+    }
+    Ok(())
+}
+
+/// Looks through one `{{ … }}`; returns where it ends.
+fn scan_tag(source: &str, open: usize, at: &dyn Fn(usize) -> String) -> Result<usize, String> {
+    let mut offset = open + 2;
+    while let Some(c) = source[offset..].chars().next() {
+        if source[offset..].starts_with("}}") {
+            return Ok(offset + 2);
+        }
+        match c {
+            '\'' | '"' => {
+                let text = source[offset + 1..].find(c).ok_or_else(|| {
+                    format!("{}: the text that begins here does not end", at(offset))
+                })?;
+                if source[offset + 1..offset + 1 + text].contains('\\') {
+                    return Err(format!("{}: a text here may hold no backslash", at(offset)));
+                }
+                offset += text + 2;
+            }
+            c if c.is_ascii_alphabetic() || c == '_' => {
+                let word = source[offset..]
+                    .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                    .map_or(&source[offset..], |end| &source[offset..offset + end]);
+                if !VARIABLES.contains(&word) && word != FILTER {
+                    return Err(format!(
+                        "{}: there is no variable {word:?}; the variables are {}, and the filter is \
+                         {FILTER}",
+                        at(offset),
+                        VARIABLES.join(", ")
+                    ));
+                }
+                offset += word.len();
+            }
+            c if c.is_whitespace() || "|~()-".contains(c) => offset += c.len_utf8(),
+            c => return Err(format!("{}: {c:?} has no meaning here", at(offset))),
+        }
+    }
+    Err(format!(
+        "{}: the {{{{ that begins here does not end",
+        at(open)
+    ))
 }
 
 /// Finds the token in contents that an earlier run rendered: a template of literal text around one
@@ -313,27 +361,62 @@ mod tests {
             render_one("a\n  {{ tokn }}").unwrap_err(),
             "The template of key \"k\" in spec.target.data is broken at line 2, column 6: there is \
              no variable \"tokn\"; the variables are token, token_type, scope, expires_at, \
-             expires_at_unix, instance_url, client_id. Correct it; nothing is asked for before."
+             expires_at_unix, instance_url, client_id, and the filter is b64encode. Correct it; \
+             nothing is asked for before."
         );
     }
 
     #[test]
-    fn a_syntax_error_is_named_with_its_line() {
-        let message = render_one("ok\n{{ token").unwrap_err();
-        assert!(
-            message.contains("key \"k\"") && message.contains("line 2"),
-            "{message}"
-        );
+    fn what_the_language_does_not_have_is_named_with_its_place() {
+        for (template, problem) in [
+            (
+                "ok\n{{ token",
+                "line 2, column 1: the {{ that begins here does not end",
+            ),
+            (
+                "{# a",
+                "line 1, column 1: the comment that begins here does not end",
+            ),
+            (
+                "{{ 'a }}",
+                "line 1, column 4: the text that begins here does not end",
+            ),
+            (
+                "a{% if token %}b{% endif %}",
+                "line 1, column 2: there are no statements",
+            ),
+            ("{{ 'x' * 9 }}", "line 1, column 8: '*' has no meaning here"),
+            (
+                "{{ token[0] }}",
+                "line 1, column 9: '[' has no meaning here",
+            ),
+            (
+                "{{ token if token else scope }}",
+                "column 10: there is no variable \"if\"",
+            ),
+            ("{{ token | }}", "line 1"),
+            ("{{ b64encode }}", "line 1"),
+        ] {
+            let message = render_one(template).unwrap_err();
+            assert!(message.contains(problem), "{template}: {message}");
+        }
     }
 
     #[test]
     fn work_and_output_are_bounded() {
-        let busy = render_one(
-            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+        let tower = format!("{{{{ token{} }}}}", "|b64encode".repeat(700));
+        assert!(render_one(&tower).unwrap_err().contains("64 KiB"));
+        let long = "{{ instance_url }}".repeat(4000);
+        assert!(render_one(&long).unwrap_err().contains("64 KiB"));
+    }
+
+    #[test]
+    fn texts_comments_and_joins_render_and_braces_of_json_stay() {
+        let template = "{# note #}{\"t\": \"{{ (client_id ~ ':' ~ token) | b64encode }}\"}";
+        assert_eq!(
+            render_one(template).unwrap(),
+            "{\"t\": \"bWU6YWJjLTEyM194\"}"
         );
-        assert!(busy.unwrap_err().contains("too much work"));
-        let large = render_one("{% for a in range(9000) %}{{ instance_url }}{% endfor %}");
-        assert!(large.unwrap_err().contains("64 KiB"));
     }
 
     #[test]

@@ -37,12 +37,11 @@ pub(super) struct View<'a> {
 impl<'a> View<'a> {
     pub(super) fn new(o: &'a Observed<'a>, spec: &'a ServiceNowCredentialSpec) -> Self {
         let status = &o.credential.status;
-        let request = o.credential.renew_request.as_ref();
         Self {
             o,
             spec,
             basis: Basis::of(spec),
-            forced: request.is_some() && request != status.handled_renew_request.as_ref(),
+            forced: is_forced(o),
             token: status.token.clone(),
             target: status.target.clone(),
             adopted: false,
@@ -98,13 +97,16 @@ impl<'a> View<'a> {
     /// between the two writes.
     pub(super) fn adopting(mut self, target: &TargetObject) -> Self {
         let credential = self.o.credential;
-        let written_for_this_spec = match credential.status.observed_generation {
-            Some(observed) => observed == credential.generation,
-            None => credential.generation == 1,
-        };
+        // A status that tells of a failure or a wait knows its generation too, but nothing of the
+        // Secret.
+        let status = &credential.status;
+        let synced = super::status::is_synced(status)
+            && status.observed_generation == Some(credential.generation);
+        let written_for_this_spec = synced || credential.generation == 1;
         let data = self.spec.target_data();
         let complete = data.keys().all(|key| target.data.contains_key(key));
         let ours = ownership::judge(target, credential) == Ownership::Ours;
+        // A Secret that somebody edited may claim anything.
         let (Some(issued_at), Some(expires_at)) = (
             recorded(target, ownership::ISSUED_AT),
             recorded(target, ownership::EXPIRES_AT),
@@ -115,7 +117,8 @@ impl<'a> View<'a> {
             .token
             .as_ref()
             .is_none_or(|token| token.issued_at.0 < issued_at);
-        if !(written_for_this_spec && complete && ours && newer) {
+        let possible = issued_at <= self.o.now && issued_at < expires_at;
+        if !(written_for_this_spec && complete && ours && newer && possible) {
             return self;
         }
         let validity = Validity {
@@ -147,7 +150,31 @@ impl<'a> View<'a> {
     /// A renewal time for a token of this validity.
     pub(super) fn draw(&self, validity: Validity) -> Timestamp {
         let interval = self.o.policy.min_renew_interval;
-        renewal::renewal_time(validity, self.margin(), interval, self.o.random)
+        let drawn = renewal::renewal_time(validity, self.margin(), interval, self.o.random);
+        if drawn > self.o.now {
+            return drawn;
+        }
+        // The jitter does not make a token due that is taken over late in its life.
+        drawn.max(renewal::latest(validity, self.margin()))
+    }
+
+    /// A renewal time that the margin of the spec could not have given is drawn again.
+    pub(super) fn with_renewal_time_fit(mut self) -> Self {
+        if let Some(mut token) = self.token.take() {
+            self.refit(&mut token);
+            self.token = Some(token);
+        }
+        self
+    }
+
+    /// The renewal time of this token, drawn again where the margin wants it elsewhere.
+    pub(super) fn refit(&self, token: &mut TokenStatus) {
+        let validity = validity_of(token);
+        let interval = self.o.policy.min_renew_interval;
+        let at = token.renewal_time.0;
+        if !is_kept(token) && !renewal::still_fits(at, validity, self.margin(), interval) {
+            token.renewal_time = micro_time(self.draw(validity));
+        }
     }
 
     /// The Secret was last written for this very spec.
@@ -168,7 +195,7 @@ impl<'a> View<'a> {
         let observed = self.observed_client();
         match (&self.o.client_seen, observed) {
             (Seen::Present(seen), Some(recorded)) => *seen == recorded,
-            (_, None) => self.adopted,
+            (Seen::Present(_), None) => self.adopted,
             _ => false,
         }
     }
@@ -199,8 +226,13 @@ impl<'a> View<'a> {
             .retry_time
             .as_ref()
             .is_some_and(|at| at.0 > self.o.now);
+        let class = failure.reason.parse().ok().map(class_of);
         let stands = match &self.o.memory.failure {
+            // The broker keeps the wait, and knows when it is over before its time.
+            Some(_) if class.is_some_and(Class::is_shared) => false,
             Some(r) => r.basis == self.basis && r.client == self.o.client_seen,
+            // The broker was told of it when this process began.
+            None if class == Some(Class::Held) => false,
             None => {
                 let status = &self.o.credential.status;
                 status.observed_generation == Some(self.o.credential.generation)
@@ -208,6 +240,21 @@ impl<'a> View<'a> {
             }
         };
         (waiting && stands).then_some(failure)
+    }
+
+    /// A wait of this resource's own is for the cluster, not for the instance.
+    pub(super) fn waits_for_the_cluster(&self) -> bool {
+        let reason = self.wait().and_then(|failure| failure.reason.parse().ok());
+        reason.is_some_and(|reason| !class_of(reason).is_shared())
+    }
+
+    /// The target lacks this token, which is the one that it shall hold until there is a new one.
+    pub(super) fn is_missing(&self, held: &Held) -> bool {
+        let recorded = self.token.as_ref().is_some_and(|token| {
+            token.sha256.as_deref() == Some(&held.sha256)
+                && token.expires_at.0 == held.validity.expires_at
+        });
+        recorded && self.o.now < held.validity.expires_at && !self.target_stands()
     }
 
     /// Whether anything needs the token's value.
@@ -227,9 +274,9 @@ impl<'a> View<'a> {
             || !self.target_stands()
     }
 
-    /// The target is as it was left, or nothing was ever written that could be missing.
+    /// The target is as it was left.
     pub(super) fn target_stands(&self) -> bool {
-        self.token.is_none() || self.target_is_as_recorded() || self.target_reads_intact()
+        self.target_is_as_recorded() || self.target_reads_intact()
     }
 
     fn target_reads_intact(&self) -> bool {
@@ -258,10 +305,27 @@ impl<'a> View<'a> {
         self.forced_since().is_some_and(|since| sent_at < since)
     }
 
+    /// The instance has failed this resource since, as it is: a token from before is no success.
+    fn has_failed_since(&self, sent_at: Timestamp) -> bool {
+        let credential = self.o.credential;
+        let same = match &self.o.memory.failure {
+            Some(r) => r.basis == self.basis && r.client == self.o.client_seen,
+            None => credential.status.observed_generation == Some(credential.generation),
+        };
+        let failed = self.last_failure().is_some_and(|failure| {
+            let class = failure.reason.parse().ok().map(class_of);
+            class.is_some_and(Class::is_shared) && failure.last_time.0 > sent_at
+        });
+        same && failed
+    }
+
     /// Whether a token in memory serves this resource now.
     pub(super) fn serves(&self, held: &Held) -> bool {
         let now = self.o.now;
-        if held.validity.expires_at <= now || self.is_older_than_force(held.sent_at) {
+        if held.validity.expires_at <= now
+            || self.is_older_than_force(held.sent_at)
+            || self.has_failed_since(held.sent_at)
+        {
             return false;
         }
         let answers_us = self.o.asked_at.is_some_and(|asked| held.sent_at >= asked);
@@ -276,18 +340,7 @@ impl<'a> View<'a> {
 
     /// What is asked of the broker.
     pub(super) fn wish(&self) -> Wish {
-        let urgency = match &self.token {
-            None => Urgency::New,
-            Some(token) => {
-                let expires_at = token.expires_at.0;
-                let tenth = validity_of(token).lifetime() / 10;
-                if expires_at.duration_since(self.o.now) < tenth {
-                    Urgency::Expiring(expires_at)
-                } else {
-                    Urgency::Renewal(expires_at)
-                }
-            }
-        };
+        let urgency = Urgency::of(self.token.as_ref().map(validity_of), self.o.now);
         let known = self.token.as_ref().and_then(|token| {
             Some(Known {
                 sha256: token.sha256.clone()?,
@@ -372,8 +425,17 @@ fn version_of(target: &TargetStatus) -> Version {
     }
 }
 
+/// A renewal was asked for by the annotation, is not answered yet, and it is known since when.
+fn is_forced(o: &Observed<'_>) -> bool {
+    let request = o.credential.renew_request.as_ref();
+    let known = o.memory.renew_request.as_ref().map(|(value, _)| value);
+    request.is_some()
+        && request == known
+        && request != o.credential.status.handled_renew_request.as_ref()
+}
+
 /// The validity that a status records.
-pub(super) fn validity_of(token: &TokenStatus) -> Validity {
+pub(crate) fn validity_of(token: &TokenStatus) -> Validity {
     Validity {
         issued_at: token.issued_at.0,
         expires_at: token.expires_at.0,

@@ -1,6 +1,6 @@
 //! Every read of one object and every write: the only place that changes anything in the cluster.
 
-use std::{collections::BTreeMap, fmt::Debug, future::Future, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::{
@@ -23,7 +23,7 @@ use crate::{
     decide::{
         Failure, Transition,
         observed::{Credential, Metadata, Version, WriteOutcome},
-        ownership::{Desired, Fields, TargetWrite},
+        ownership::{Desired, Fields, Ownership, TargetObject, TargetWrite, judge},
     },
     redact::{blank, one_line},
 };
@@ -153,18 +153,26 @@ impl Cluster {
         }))
     }
 
-    /// Deletes a Secret of ours, if it is still the one with this uid.
-    pub(crate) async fn remove_secret(
+    /// Deletes a Secret that this resource wrote, if it is still the one with this uid and ours.
+    pub(crate) async fn remove_target(
         &self,
-        namespace: &str,
+        credential: &Credential,
         name: &str,
         uid: &str,
     ) -> Result<(), Failure> {
+        let namespace = &*credential.name.namespace;
+        let Some(secret) = self.read_secret(namespace, name).await? else {
+            return Ok(());
+        };
+        let target = TargetObject::from(secret);
+        if target.version.uid != uid || judge(&target, credential) != Ownership::Ours {
+            return Ok(());
+        }
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(uid.to_owned()),
-                resource_version: None,
+                resource_version: Some(target.version.resource_version.clone()),
             }),
             ..DeleteParams::default()
         };
@@ -176,41 +184,40 @@ impl Cluster {
         };
         match bounded(secrets.delete(name, &params)).await {
             None => Err(timed_out(call)),
-            // Gone, or another one by now.
-            Some(Err(error)) if matches!(code(&error), Some(404 | 409)) => Ok(()),
+            Some(Err(error)) if code(&error) == Some(404) => Ok(()),
             Some(Err(error)) => Err(failure(&error, call)),
             Some(Ok(_)) => Ok(()),
         }
     }
 
-    /// Writes the status of this very resource; `None` when it is gone.
+    /// Writes the status of this very resource; returns its resourceVersion, or `None` when it is
+    /// gone.
     pub(crate) async fn write_status(
         &self,
         credential: &Credential,
         status: &ServiceNowCredentialStatus,
-    ) -> Result<Option<ServiceNowCredential>, Failure> {
-        let namespace = &*credential.name.namespace;
-        let credentials: Api<ServiceNowCredential> =
-            Api::namespaced(self.client.clone(), namespace);
+    ) -> Result<Option<String>, Failure> {
+        let (namespace, name) = (&*credential.name.namespace, &*credential.name.name);
         let call = Call {
             verb: "patch",
             resource: "servicenowcredentials/status",
             namespace,
-            name: &credential.name.name,
+            name,
         };
         let patch = status_patch(credential, status)
             .map_err(|error| failure(&Error::SerdeError(error), call))?;
-        let patch: Patch<()> = Patch::Json(patch);
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let write = credentials.patch_status(&credential.name.name, &params, &patch);
-        match bounded(write).await {
+        let request = Request::new(ServiceNowCredential::url_path(&(), Some(namespace)))
+            .patch_subresource("status", name, &params, &Patch::<()>::Json(patch))
+            .map_err(|error| failure(&Error::BuildRequest(error), call))?;
+        match self.request_metadata(request).await {
             None => Err(timed_out(call)),
             Some(Err(error)) if code(&error) == Some(404) => Ok(None),
             Some(Err(error)) => Err(failure(&error, call)),
-            Some(Ok(written)) => Ok(Some(written)),
+            Some(Ok(metadata)) => Ok(metadata.resource_version),
         }
     }
 
@@ -272,7 +279,7 @@ fn event_name(name: &str, now: &MicroTime) -> String {
 }
 
 /// Waits for a call for as long as it may take.
-async fn bounded<T: Debug>(call: impl Future<Output = T>) -> Option<T> {
+async fn bounded<T>(call: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(CALL_TIMEOUT, call).await.ok()
 }
 
@@ -323,11 +330,12 @@ fn manifest(credential: &Credential, desired: &Desired, uid: Option<&str>) -> Va
             "annotations": desired.annotations,
             "ownerReferences": [owner(credential)],
         },
-        "type": desired.type_,
         "data": data,
     });
-    if let Some(uid) = uid {
-        manifest["metadata"]["uid"] = json!(uid);
+    match uid {
+        Some(uid) => manifest["metadata"]["uid"] = json!(uid),
+        // A type never changes, so only a create says it.
+        None => manifest["type"] = json!(desired.type_),
     }
     manifest
 }

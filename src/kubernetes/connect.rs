@@ -1,5 +1,7 @@
 //! The way to the Kubernetes API: the kubeconfig, or the cluster that this runs in.
 
+use std::time::Duration;
+
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -20,6 +22,10 @@ pub async fn connect() -> Result<Client, String> {
     // Our own back-off and waits are the only ones: kube would repeat a refused write up to 15
     // times by itself.
     config.default_retry = false;
+    // A list or watch on a connection that died silently ends, and begins anew. The API server
+    // itself ends a watch after 290 seconds, as kube asks it to.
+    config.read_timeout = Some(Duration::from_secs(320));
+    config.reset_reader_on_write = true;
     Client::try_from(config)
         .map_err(|error| format!("cannot set up the Kubernetes client: {error}"))
 }

@@ -1,6 +1,6 @@
 //! The two watches: resources, and the metadata of Secrets.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -107,20 +107,29 @@ fn credential(mut object: DynamicObject) -> Credential {
 /// Waits longer after each failure of a watch, up to five seconds: a CRD that was missing, or an
 /// API server that was away, is noticed within that time.
 #[derive(Default)]
-struct Patience(u32);
+struct Patience {
+    failures: u32,
+    last: Option<Instant>,
+}
+
+/// A watch that went well for so long starts anew with its waits.
+const WENT_WELL: Duration = Duration::from_secs(20);
 
 impl Iterator for Patience {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let wait = Duration::from_millis(250) * 2u32.pow(self.0.min(5));
-        self.0 = self.0.saturating_add(1);
+        if self.last.is_some_and(|last| last.elapsed() > WENT_WELL) {
+            self.failures = 0;
+        }
+        let wait = Duration::from_millis(250) * 2u32.pow(self.failures.min(5));
+        self.failures = self.failures.saturating_add(1);
+        self.last = Some(Instant::now());
         Some(wait.min(Duration::from_secs(5)))
     }
 }
 
 impl Backoff for Patience {
-    fn reset(&mut self) {
-        self.0 = 0;
-    }
+    /// Called for each event, and one comes before each list, whether it works or not.
+    fn reset(&mut self) {}
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// An HTTP answer, as far as it matters here.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct RawAnswer {
     /// HTTP status.
     pub status: u16,
@@ -31,6 +31,9 @@ pub(super) const BODY_LIMIT: usize = 64 * 1024;
 
 /// The longest part of an `error_description` that is repeated.
 const DESCRIPTION_LIMIT: usize = 200;
+
+/// The longest scope that is kept, as the resource's schema allows it.
+const SCOPE_LIMIT: usize = 1024;
 
 /// Judges an answer. Nothing of a body is repeated but the OAuth error fields, with every
 /// credential in hand blanked.
@@ -49,16 +52,18 @@ pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<Tok
     };
     match answer.status {
         200 if is_html(answer, body) => Err(html(origin, body)),
-        200 => parse_answer(body).map_err(|what| {
-            Failure::new(
-                Reason::InvalidResponse,
-                format!(
-                    "{origin} answered the token request with HTTP 200, but the answer {what}. \
+        200 => parse_answer(body)
+            .map(|answer| shown(answer, key))
+            .map_err(|what| {
+                Failure::new(
+                    Reason::InvalidResponse,
+                    format!(
+                        "{origin} answered the token request with HTTP 200, but the answer {what}. \
                      Check that spec.instance is the ServiceNow instance itself; if it is, look at \
                      its System Logs, filtered to Source = OAuth."
-                ),
-            )
-        }),
+                    ),
+                )
+            }),
         429 => {
             let wait = answer
                 .retry_after
@@ -92,11 +97,33 @@ pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<Tok
                 answer.status
             ),
         )),
-        status if is_html(answer, body) && status != 400 && status != 401 => {
-            Err(html(origin, body))
-        }
-        status => Err(refused(status, body, key)),
+        status @ (400 | 401) => Err(refused(status, body, key)),
+        _ if is_html(answer, body) => Err(html(origin, body)),
+        403 => Err(refused(403, body, key)),
+        408 | 425 => Err(Failure::new(
+            Reason::InstanceUnavailable,
+            format!(
+                "{origin} answered the token request with HTTP {}: it was too slow to take it. It is \
+                 tried again until it does.",
+                answer.status
+            ),
+        )),
+        status => Err(Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "{origin} answered the token request with HTTP {status}, which no token endpoint \
+                 does. Check that spec.instance is the ServiceNow instance itself and not a proxy or \
+                 portal in front of it; it is tried again."
+            ),
+        )),
     }
+}
+
+/// The scope is shown in the status: like every text of an instance, it may hold no credential.
+fn shown(mut answer: TokenAnswer, key: &SharingKey) -> TokenAnswer {
+    let scope = blank(&answer.scope, answer.token.expose());
+    answer.scope = quotable(&scope, key, SCOPE_LIMIT);
+    answer
 }
 
 fn is_html(answer: &RawAnswer, body: &[u8]) -> bool {
@@ -138,8 +165,8 @@ struct OAuthError {
 fn refused(status: u16, body: &[u8], key: &SharingKey) -> Failure {
     let origin = key.origin();
     let error: OAuthError = serde_json::from_slice(body).unwrap_or_default();
-    let code = quotable(&error.error, key);
-    let description = quotable(&error.error_description, key);
+    let code = quotable(&error.error, key, DESCRIPTION_LIMIT);
+    let description = quotable(&error.error_description, key, DESCRIPTION_LIMIT);
     let said = match (code.as_str(), description.as_str()) {
         ("", "") => String::new(),
         (code, "") => format!(" ({code})"),
@@ -191,18 +218,20 @@ fn refused(status: u16, body: &[u8], key: &SharingKey) -> Failure {
 }
 
 /// A field of an answer, fit to be shown: no credential, no control character, not too long.
-fn quotable(field: &str, key: &SharingKey) -> String {
+fn quotable(field: &str, key: &SharingKey, limit: usize) -> String {
     let mut text = field.to_owned();
     for spelling in key.spellings() {
         text = blank(&text, &spelling);
     }
-    one_line(&text, DESCRIPTION_LIMIT)
+    one_line(&text, limit)
 }
 
 /// `Retry-After`: delay-seconds or an HTTP date (RFC 9110, section 10.2.3).
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<SignedDuration> {
     let text = text.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // More than can be counted is for ever, which the back-off bounds.
+        let seconds = text.parse().unwrap_or(u32::MAX);
         return Some(SignedDuration::from_secs(seconds.into()));
     }
     let date = rfc2822::parse(text).ok()?.timestamp();
@@ -262,6 +291,14 @@ mod tests {
             (401, "text/html", "<html>", Reason::AccessDenied),
             (403, json, denied, Reason::AccessDenied),
             (404, "text/html", "<html>not here", Reason::InvalidResponse),
+            (
+                404,
+                "text/plain",
+                "404 page not found",
+                Reason::InvalidResponse,
+            ),
+            (204, "", "", Reason::InvalidResponse),
+            (408, "", "", Reason::InstanceUnavailable),
             (429, json, "", Reason::RateLimited),
             (500, "text/html", "<html>", Reason::InstanceUnavailable),
             (502, "text/html", "<html>", Reason::InstanceUnavailable),
@@ -332,6 +369,7 @@ mod tests {
         assert_eq!(wait("120"), Some(120));
         assert_eq!(wait("Thu, 01 Jan 2026 00:01:00 GMT"), Some(60));
         assert_eq!(wait("Wed, 01 Jan 2025 00:01:00 GMT"), Some(0));
+        assert_eq!(wait("99999999999"), Some(u32::MAX.into()));
         assert_eq!(wait("-3"), None);
         assert_eq!(wait("soon"), None);
     }

@@ -93,6 +93,23 @@ pub enum Urgency {
     Renewal(Timestamp),
 }
 
+impl Urgency {
+    /// The urgency of a resource with a token of this validity, or with none yet.
+    pub fn of(token: Option<Validity>, now: Timestamp) -> Self {
+        match token {
+            None => Self::New,
+            Some(validity) => {
+                let left = validity.expires_at.duration_since(now);
+                if left < validity.lifetime() / 10 {
+                    Self::Expiring(validity.expires_at)
+                } else {
+                    Self::Renewal(validity.expires_at)
+                }
+            }
+        }
+    }
+}
+
 /// A resource's wish for a token.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -247,6 +264,27 @@ impl Broker {
         }
     }
 
+    /// A resource goes to sleep over a failure that it shares, and is woken where that is over
+    /// before its time.
+    pub fn tell(&mut self, origin: &str, key: Option<&SharingKey>, name: &Name) {
+        if let Some(state) = key.and_then(|key| self.keys.get_mut(key))
+            && state.failure.is_some()
+        {
+            state.told.insert(name.clone());
+        }
+        if let Some(origin) = self.origins.get_mut(origin)
+            && origin.hold.is_some()
+        {
+            origin.told.insert(name.clone());
+        }
+    }
+
+    /// A rate limit that an earlier process met, and that a status remembers.
+    pub fn restore_hold(&mut self, origin: &str, hold: SharedFailure) {
+        let state = self.origins.entry(origin.to_owned()).or_default();
+        state.hold = later(state.hold.take(), Some(hold));
+    }
+
     /// Takes a resource out of the waiting for one key.
     pub fn unask(&mut self, key: &SharingKey, name: &Name) {
         if let Some(state) = self.keys.get_mut(key) {
@@ -360,7 +398,15 @@ impl Broker {
             .hold
             .take()
             .filter(|old| old.failure.class() == Class::Held && old.retry_at > hold.retry_at);
-        origin.hold = asked_for.or(Some(hold));
+        // Its wait stays, and this was the last request that met it.
+        origin.hold = Some(match asked_for {
+            Some(old) => SharedFailure {
+                sent_at,
+                at: now,
+                ..old
+            },
+            None => hold,
+        });
         self.release_origin(key)
     }
 
@@ -451,10 +497,15 @@ fn share(
     }
 }
 
-/// Of two failures that keep a key waiting, the one that keeps it longer.
+/// Of two failures that keep a key waiting, the one that keeps it longer; the last request that
+/// met either of them has met both.
 fn later(a: Option<SharedFailure>, b: Option<SharedFailure>) -> Option<SharedFailure> {
     match (a, b) {
-        (Some(a), Some(b)) => Some(if a.retry_at >= b.retry_at { a } else { b }),
+        (Some(a), Some(b)) => {
+            let sent_at = a.sent_at.max(b.sent_at);
+            let longer = if a.retry_at >= b.retry_at { a } else { b };
+            Some(SharedFailure { sent_at, ..longer })
+        }
         (a, b) => a.or(b),
     }
 }
@@ -572,7 +623,9 @@ impl KeyState {
                 let round_trip = now.duration_since(sent_at).max(SignedDuration::ZERO);
                 let silent = answer.expires_in.is_none();
                 let moved_after = plus(recorded.expires_at, MOVED + round_trip);
-                if !silent && stated.expires_at > moved_after {
+                // An expiry that is over has not moved, however late it is told.
+                let ahead = stated.expires_at > now;
+                if !silent && ahead && stated.expires_at > moved_after {
                     (stated, false)
                 } else if sent_at >= recorded.expires_at {
                     return self.ask_again(origin, now).map(Judged::Again);

@@ -97,20 +97,23 @@ impl TokenEndpoint {
     fn unreachable(&self, key: &SharingKey, error: &reqwest::Error) -> Failure {
         let origin = key.origin();
         let mut chain = Vec::new();
+        let mut not_trusted = false;
         let mut link = error.source();
         while let Some(cause) = link {
             chain.push(cause.to_string());
+            not_trusted |= is_tls(cause);
             link = cause.source();
         }
         let cause = chain.last().cloned().unwrap_or_default();
         let says = |word: &str| chain.iter().any(|link| link.to_lowercase().contains(word));
-        if says("certificate") || says("tls") || says("handshake") {
+        if not_trusted {
             return Failure::new(
                 Reason::TlsFailed,
                 format!(
                     "No TLS connection to {origin}: {cause}. If the instance or a proxy in front of \
-                     it uses a certificate of your own CA, give the operator that CA; otherwise check \
-                     that spec.instance is the name in the certificate."
+                     it uses a certificate of your own CA, start the operator with SSL_CERT_FILE \
+                     naming a bundle that holds that CA; otherwise check that spec.instance is the \
+                     name in the certificate."
                 ),
             );
         }
@@ -133,6 +136,15 @@ impl TokenEndpoint {
             ),
         )
     }
+}
+
+/// The TLS library refused the other side, or the other side us. A connection that merely broke
+/// off in the handshake is an outage.
+fn is_tls(cause: &(dyn Error + 'static)) -> bool {
+    let wrapped = cause
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    cause.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 fn bug(key: &SharingKey) -> Failure {

@@ -1,6 +1,8 @@
 //! Logs on standard error. No secret reaches them: ours cannot be printed, and libraries are held
 //! at `info` at most, kube's client at `error`, because it logs bodies that it cannot decode.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{
     Layer as _, Registry,
     filter::{LevelFilter, Targets},
@@ -22,7 +24,10 @@ pub enum LogFormat {
 pub fn init(format: LogFormat, level: LevelFilter) {
     let layer = match format {
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
-        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Text => fmt::layer()
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .boxed(),
     };
     Registry::default()
         .with(layer.with_filter(filter(level)))

@@ -155,15 +155,18 @@ impl Metrics {
         self.synced
             .get_or_create(&labels)
             .set(is_true(condition::SYNCED));
-        if let Some(token) = &status.token {
-            let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
-            self.expiry
-                .get_or_create(&labels)
-                .set(seconds(token.expires_at.0));
-            self.renewal
-                .get_or_create(&labels)
-                .set(seconds(token.renewal_time.0));
-        }
+        let Some(token) = &status.token else {
+            self.expiry.remove(&labels);
+            self.renewal.remove(&labels);
+            return;
+        };
+        let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
+        self.expiry
+            .get_or_create(&labels)
+            .set(seconds(token.expires_at.0));
+        self.renewal
+            .get_or_create(&labels)
+            .set(seconds(token.renewal_time.0));
     }
 
     /// A resource is gone, and its gauges with it.

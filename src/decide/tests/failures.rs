@@ -1,0 +1,336 @@
+//! How a failure is waited out: who waits, how long, what is written meanwhile.
+
+use super::scene::*;
+use crate::{
+    api::{Reason, condition},
+    decide::{Class, Failure, Outcome, Seen, Transition, observed::WriteOutcome},
+    servicenow::SharedFailure,
+};
+
+/// A renewal that was due at second 1200 was refused for the `count`th time at `when`.
+fn refused(count: u32, when: i64, retry: i64) -> Scene {
+    let scene = Scene::synced().at(when).reads_client().asked(when);
+    scene.answered(Err(shared(Reason::AccessDenied, count, when, retry)))
+}
+
+/// The broker's next answer to the same resource.
+fn again(scene: Scene, failure: SharedFailure) -> Scene {
+    let when = failure.at.as_second() - at(0).as_second();
+    scene
+        .at(when)
+        .reads_client()
+        .asked(when)
+        .answered(Err(failure))
+}
+
+#[test]
+fn a_failed_renewal_leaves_ready_true_until_the_expiry() {
+    let scene = refused(1, 1200, 1230);
+    let message = "It failed: AccessDenied.";
+    let valid = &Scene::synced().status().conditions[0].message.clone();
+    let mut status = scene.status_with([
+        condition(condition::READY, "True", Reason::TokenValid, 0, valid),
+        condition(
+            condition::SYNCED,
+            "False",
+            Reason::AccessDenied,
+            1200,
+            message,
+        ),
+    ]);
+    status.failure = Some(crate::api::FailureStatus {
+        reason: "AccessDenied".to_owned(),
+        message: message.to_owned(),
+        count: 1,
+        last_time: crate::micro_time(at(1200)),
+        retry_time: Some(crate::micro_time(at(1230))),
+    });
+    let expected = End {
+        outcome: Outcome::Failed(Reason::AccessDenied),
+        status: Some(status),
+        transition: Some(Transition {
+            reason: Reason::AccessDenied,
+            message: message.to_owned(),
+            is_failure: true,
+        }),
+        wake: Some(at(1230)),
+    };
+    assert_eq!(scene.end(), expected);
+    let scene = again(scene.ended(), shared(Reason::AccessDenied, 7, 1700, 2660));
+    assert_eq!(scene.end().wake, Some(at(1800)), "the expiry comes first");
+    let scene = scene.ended().at(1800).reads_client().ended();
+    assert_eq!(scene.ready(), is("False", Reason::TokenExpired));
+    assert_eq!(scene.synced_state(), is("False", Reason::AccessDenied));
+    assert_eq!(scene.reads_client().end().wake, Some(at(2660)));
+}
+
+#[test]
+fn recovery_is_told_once() {
+    let scene = refused(1, 1200, 1230).ended().at(1230);
+    let scene = scene
+        .reads_client()
+        .asked(1230)
+        .answered(Ok(held("second", 1230, 1800)));
+    let (write, _) = scene.writes();
+    let scene = scene.wrote(&write, 101);
+    let told = scene.end().transition.expect("it is news");
+    assert_eq!((told.reason, told.is_failure), (Reason::TokenSynced, false));
+    let scene = scene.ended();
+    assert_eq!(scene.status().failure, None);
+    assert_eq!(scene.end().transition, None);
+}
+
+#[test]
+fn waiting_is_quiet() {
+    let outage = |count, when, retry| shared(Reason::InstanceUnavailable, count, when, retry);
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let mut scene = scene.answered(Err(outage(1, 1200, 1201))).ended();
+    // Each step: the failure, and whether it is worth a write.
+    let steps = [
+        (outage(2, 1201, 1203), true, "the count doubles"),
+        (outage(3, 1203, 1207), false, "nothing of note"),
+        (outage(4, 1207, 1215), true, "the count doubles"),
+        (outage(5, 1215, 1231), false, "nothing of note"),
+        (outage(6, 1231, 1320), true, "the wait exceeds a minute"),
+        (
+            shared(Reason::InstanceHibernating, 1, 1320, 1321),
+            true,
+            "the reason changes",
+        ),
+        (
+            shared(Reason::InstanceHibernating, 1, 1320, 1321),
+            false,
+            "it is the same",
+        ),
+    ];
+    for (failure, written, why) in steps {
+        scene = again(scene, failure);
+        assert_eq!(scene.settles().status.is_some(), written, "{why}");
+        scene = scene.ended();
+    }
+}
+
+#[test]
+fn a_refusal_outlives_a_restart() {
+    let scene = refused(7, 1200, 3120).ended().restarted().at(1300);
+    let waiting = End {
+        outcome: Outcome::Failed(Reason::AccessDenied),
+        status: None,
+        transition: None,
+        wake: Some(at(1800)),
+    };
+    assert_eq!(scene.end(), waiting);
+    assert_eq!(
+        scene.clone().ended().end(),
+        waiting,
+        "and so does the look after it"
+    );
+    let expired = scene.ended().at(1800).ended();
+    assert_eq!(expired.ready(), is("False", Reason::TokenExpired));
+    assert_eq!(expired.end().wake, Some(at(3120)));
+    let over = expired.at(3120);
+    assert!(over.wants_to_read_client());
+    let wish = over.reads_client().asks();
+    assert_eq!(
+        wish.failures,
+        Some((Class::Refused, 7)),
+        "its count goes on"
+    );
+}
+
+#[test]
+fn a_rate_limit_that_was_lifted_does_not_live_on_in_a_status() {
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let limited = shared(Reason::RateLimited, 1, 1200, 4800);
+    let scene = scene.answered(Err(limited.clone())).ended().restarted();
+    let held = scene.clone().at(1210).held_by(limited);
+    assert_eq!(held.end().outcome, Outcome::Failed(Reason::RateLimited));
+    assert!(scene.at(1210).wants_to_read_client());
+}
+
+#[test]
+fn a_changed_spec_does_not_end_a_shared_refusal_but_a_changed_client_does() {
+    let scene = refused(7, 1200, 3120).ended().at(1300);
+    let changed = scene.clone().with_target(|target| {
+        target.labels.insert("team".to_owned(), "a".to_owned());
+    });
+    assert!(changed.wants_to_read_client());
+    let end = changed.reads_client().end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::AccessDenied));
+    assert_eq!(end.transition, None);
+    let mut rotated = scene.client_changed(11).reads_client();
+    rotated.exchange = Default::default();
+    rotated.asks();
+}
+
+#[test]
+fn the_renew_annotation_ends_a_wait_and_a_hold() {
+    let scene = refused(7, 1200, 3120).ended().at(1300).renew_requested("a");
+    assert!(scene.clone().reads_client().asks().forced);
+    let held = scene.held_by(shared(Reason::RateLimited, 1, 1290, 4000));
+    let asked = held.reads_client();
+    assert!(asked.asks().forced);
+    let refused = asked.asked(1300);
+    let refused = refused.answered(Err(shared(Reason::RateLimited, 2, 1300, 4010)));
+    let scene = refused.ended();
+    assert_eq!(scene.status().handled_renew_request.as_deref(), Some("a"));
+    assert_eq!(
+        scene.reads_client().end().outcome,
+        Outcome::Failed(Reason::RateLimited)
+    );
+}
+
+#[test]
+fn a_resource_held_by_anothers_outage_says_so() {
+    let outage = shared(Reason::InstanceUnavailable, 3, 1198, 1206);
+    let end = Scene::synced().at(1200).held_by(outage.clone()).end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::InstanceUnavailable));
+    assert_eq!(end.wake, Some(at(1206)));
+    let failure = end.status.unwrap().failure.unwrap();
+    assert_eq!(failure.retry_time.unwrap().0, at(1206));
+    assert_eq!(failure.message, outage.failure.message());
+    // A resource that wants nothing is not concerned.
+    let at_rest = Scene::synced().at(1199).held_by(outage).end();
+    assert_eq!(at_rest.outcome, Outcome::Synced);
+}
+
+#[test]
+fn a_local_cause_waits_for_a_change_and_sends_nothing() {
+    let mut scene = Scene::new();
+    scene.client_seen = Seen::Absent;
+    let missing = scene.end();
+    assert_eq!(
+        missing.outcome,
+        Outcome::Failed(Reason::ClientSecretMissing)
+    );
+    assert_eq!(missing.wake, None);
+    assert_eq!(missing.status.unwrap().failure.unwrap().retry_time, None);
+    let mut scene = scene.ended();
+    assert_eq!(scene.settles().status, None);
+    scene.client_seen = Seen::Present(version("client-uid", 10));
+    assert!(scene.wants_to_read_client());
+    scene.client = Some(Err(Failure::new(Reason::ClientSecretInvalid, "no key")));
+    let scene = scene.ended();
+    assert_eq!(
+        scene.synced_state(),
+        is("False", Reason::ClientSecretInvalid)
+    );
+    assert_eq!(scene.ready(), is("False", Reason::ClientSecretInvalid));
+}
+
+#[test]
+fn a_client_secret_that_is_gone_leaves_the_token_in_place() {
+    let mut scene = Scene::synced();
+    scene.client_seen = Seen::Absent;
+    let scene = scene.ended();
+    assert_eq!(scene.ready(), is("True", Reason::TokenValid));
+    assert_eq!(
+        scene.synced_state(),
+        is("False", Reason::ClientSecretMissing)
+    );
+    assert_eq!(scene.end().wake, Some(at(1800)));
+}
+
+#[test]
+fn a_write_that_fails_is_tried_again_with_the_token_in_hand() {
+    let scene = Scene::new()
+        .holding(held("first", 0, 1800))
+        .reads_client()
+        .at(1);
+    let forbidden = Failure::new(Reason::PermissionDenied, "create secrets is forbidden");
+    let scene = scene.write_ended(WriteOutcome::Failed(forbidden)).ended();
+    assert_eq!(scene.synced_state(), is("False", Reason::PermissionDenied));
+    let waiting = End {
+        outcome: Outcome::Failed(Reason::PermissionDenied),
+        status: None,
+        transition: None,
+        wake: Some(at(2)),
+    };
+    assert_eq!(scene.end(), waiting);
+    scene.at(2).reads_client().writes();
+}
+
+#[test]
+fn a_failure_whose_status_was_not_written_is_told_at_the_next_look() {
+    let scene = Scene::synced().at(10).target_deleted().reads_client();
+    let forbidden = Failure::new(Reason::PermissionDenied, "create secrets is forbidden");
+    let scene = scene.write_ended(WriteOutcome::Failed(forbidden));
+    let (lost, mut unwritten) = (scene.end(), scene.clone().ended());
+    unwritten.credential.status = scene.credential.status;
+    let end = unwritten.end();
+    assert_eq!(end.status, lost.status);
+    assert_eq!(end.transition, lost.transition);
+}
+
+#[test]
+fn a_template_that_fails_after_a_rotation_is_not_taken_for_success() {
+    let template = "{% if client_id == 'an-id' %}{{ 1 // 0 }}{% endif %}{{ token }}";
+    let mut scene = Scene::synced().client_changed(11).with_target(|target| {
+        target.data = Some([("token".to_owned(), template.to_owned())].into());
+    });
+    scene.memory.basis = scene
+        .credential
+        .spec
+        .as_ref()
+        .ok()
+        .map(crate::decide::observed::Basis::of);
+    let scene = scene.reads_client().holding(held("second", 1, 1800));
+    let scene = scene.ended();
+    assert_eq!(scene.synced_state(), is("False", Reason::TemplateInvalid));
+    assert!(
+        scene.wants_to_read_client(),
+        "the rotation is still to be served"
+    );
+}
+
+#[test]
+fn counts_go_on_by_cause_only() {
+    let scene = Scene::new().reads_client();
+    let forbidden = Failure::new(Reason::PermissionDenied, "forbidden");
+    let scene = scene.holding(held("first", 0, 1800));
+    let mut scene = scene
+        .write_ended(WriteOutcome::Failed(forbidden))
+        .ended()
+        .at(2);
+    scene.exchange = Default::default();
+    assert_eq!(scene.reads_client().asks().failures, None);
+}
+
+#[test]
+fn a_bug_is_said_backed_off_and_left_behind() {
+    let scene = Scene::synced();
+    let bug = Failure::new(Reason::InternalError, "a bug");
+    let observed = scene.clone();
+    let target = None;
+    let settle = crate::decide::fail(
+        &crate::decide::Observed {
+            now: observed.now,
+            random: 0.0,
+            policy: &observed.policy,
+            credential: &observed.credential,
+            memory: &observed.memory,
+            client_seen: observed.client_seen.clone(),
+            target_seen: observed.target_seen.clone(),
+            previous_seen: Seen::Absent,
+            rival: None,
+            hold: None,
+            client: None,
+            asked_at: None,
+            exchange: None,
+            target: &target,
+            unreadable: None,
+            written: None,
+            removed: None,
+        },
+        &bug,
+    );
+    assert_eq!(settle.outcome, Outcome::Failed(Reason::InternalError));
+    assert_eq!(settle.wake, Some(at(2)));
+    let mut scene = scene;
+    scene.credential.status = settle.status.unwrap();
+    scene.memory = settle.memory;
+    assert_eq!(scene.ready(), is("True", Reason::TokenValid));
+    assert_eq!(scene.end().wake, Some(at(2)));
+    let scene = scene.at(2).reads_client().ended();
+    assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
+}

@@ -1,0 +1,10 @@
+//! `decide` by tables, by properties, and together with the broker and the store in a small world.
+
+mod conditions;
+mod failures;
+mod properties;
+mod put_backs;
+mod renewals;
+mod scene;
+mod specs;
+mod target;

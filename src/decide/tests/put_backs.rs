@@ -1,0 +1,133 @@
+//! Put-backs in spite of waits, and fights.
+
+use super::scene::*;
+use crate::{
+    api::Reason,
+    decide::{Outcome, ownership::TargetWrite},
+};
+
+#[test]
+fn a_deleted_target_comes_back_without_a_new_token() {
+    let scene = Scene::synced().at(10).target_deleted();
+    assert!(scene.wants_to_read_client());
+    let scene = scene.reads_client();
+    let (write, put_back) = scene.writes();
+    assert!(put_back);
+    assert!(matches!(write, TargetWrite::Create(_)), "{write:?}");
+    let scene = scene.wrote(&write, 102).ended();
+    assert_eq!(scene.ready(), is("True", Reason::TokenValid));
+    assert_eq!(scene.end().wake, Some(at(1200)));
+}
+
+#[test]
+fn a_deleted_target_comes_back_while_its_origin_is_down() {
+    let outage = shared(Reason::InstanceUnavailable, 5, 5, 30);
+    let scene = Scene::synced().at(10).held_by(outage).target_deleted();
+    let scene = scene.reads_client();
+    let (write, put_back) = scene.writes();
+    assert!(put_back);
+    let scene = scene.wrote(&write, 102);
+    assert_eq!(scene.end().outcome, Outcome::Synced);
+}
+
+#[test]
+fn a_deleted_target_comes_back_with_the_old_token_while_the_new_one_is_refused() {
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let refused = shared(Reason::AccessDenied, 1, 1200, 1230);
+    let scene = scene
+        .answered(Err(refused))
+        .ended()
+        .at(1210)
+        .target_deleted();
+    let scene = scene.reads_client();
+    let (write, put_back) = scene.writes();
+    assert!(put_back);
+    let scene = scene.wrote(&write, 102).ended();
+    assert_eq!(scene.synced_state(), is("False", Reason::AccessDenied));
+    assert_eq!(scene.ready(), is("True", Reason::TokenValid));
+    assert_eq!(
+        scene.status().target.as_ref().unwrap().resource_version,
+        "102"
+    );
+    let end = scene.reads_client().end();
+    assert_eq!((end.status, end.wake), (None, Some(at(1230))));
+}
+
+#[test]
+fn a_deleted_target_is_put_back_before_the_answer_that_is_waited_for() {
+    let scene = Scene::synced()
+        .at(1201)
+        .reads_client()
+        .asked(1200)
+        .target_deleted();
+    let (write, _) = scene.writes();
+    let end = scene.wrote(&write, 102).end();
+    assert_eq!(end.outcome, Outcome::Waiting);
+}
+
+#[test]
+fn an_expired_token_is_not_put_back() {
+    let refused = shared(Reason::AccessDenied, 9, 1790, 5000);
+    let scene = Scene::synced().at(1800).target_deleted().reads_client();
+    let mut scene = scene.asked(1790).answered(Err(refused)).ended();
+    assert_eq!(scene.ready(), is("False", Reason::AccessDenied));
+    scene = scene.reads_client();
+    assert_eq!(scene.end().outcome, Outcome::Failed(Reason::AccessDenied));
+}
+
+#[test]
+fn an_edited_target_is_put_back_and_an_annotated_one_is_left() {
+    let mut edited = first_secret(101);
+    edited.data.insert("token".to_owned(), b"mine".to_vec());
+    let scene = Scene::synced().at(10).reads_target(edited).reads_client();
+    let (write, put_back) = scene.writes();
+    assert!(put_back);
+    assert!(matches!(write, TargetWrite::Apply { .. }), "{write:?}");
+
+    let mut annotated = first_secret(101);
+    annotated
+        .annotations
+        .insert("example.com/note".to_owned(), "hello".to_owned());
+    let scene = Scene::synced().at(10).reads_target(annotated);
+    let end = scene.end();
+    assert_eq!(end.outcome, Outcome::Synced);
+    let target = end.status.unwrap().target.unwrap();
+    assert_eq!(target.resource_version, "101");
+}
+
+#[test]
+fn a_fight_over_the_secret_is_backed_off_and_named() {
+    let mut edited = first_secret(104);
+    edited.data.insert("token".to_owned(), b"mine".to_vec());
+    edited.others = vec!["a-backup-tool".to_owned()];
+    let mut scene = Scene::synced().at(10).reads_client();
+    scene.memory.put_backs = vec![at(1), at(4), at(7)];
+    let scene = scene.reads_target(edited.clone());
+    let settle = scene.settles();
+    let failure = settle.status.unwrap().failure.unwrap();
+    assert_eq!(failure.reason, "TargetConflict");
+    assert!(
+        failure.message.contains("\"a-backup-tool\" edits it"),
+        "{failure:?}"
+    );
+    assert_eq!(settle.wake, Some(at(70)));
+    // Until then it is left alone, whatever happens to it; then it is put back again.
+    let scene = scene.ended().at(40).reads_target(edited.clone());
+    assert_eq!(scene.end().wake, Some(at(70)));
+    let scene = scene.ended().at(70).reads_target(edited).reads_client();
+    let (_, put_back) = scene.writes();
+    assert!(put_back);
+}
+
+#[test]
+fn whoever_deletes_the_secret_again_and_again_is_pointed_at() {
+    let mut scene = Scene::synced().at(10).target_deleted().reads_client();
+    scene.memory.put_backs = vec![at(1), at(4), at(7)];
+    let scene = scene.ended();
+    let failure = scene.status().failure.clone().unwrap();
+    assert!(
+        failure.message.contains("somebody deletes it"),
+        "{failure:?}"
+    );
+    assert_eq!(scene.ready(), is("False", Reason::TargetConflict));
+}

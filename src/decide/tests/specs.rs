@@ -1,0 +1,158 @@
+//! Specs that are not acted upon.
+
+use super::scene::*;
+use crate::{
+    api::{
+        CreationPolicy, Grant, PasswordGrant, Reason, Renewal, ServiceNowCredentialSpec, Target,
+        Tls, Verify, Workload, WorkloadKind,
+    },
+    decide::{Outcome, Transition},
+};
+
+/// The failure that a changed spec of a working resource comes to: nothing is read, asked for or
+/// written, and the token stays where it is.
+fn refusal(change: impl FnOnce(&mut ServiceNowCredentialSpec)) -> (Reason, String) {
+    let scene = Scene::synced().with_spec(change);
+    let end = scene.end();
+    let Outcome::Failed(reason) = end.outcome else {
+        panic!("{end:?}")
+    };
+    assert_eq!(end.wake, Some(at(1800)), "only a change helps");
+    let before = Scene::synced();
+    let status = end.status.unwrap();
+    assert_eq!(status.token, before.status().token);
+    assert_eq!(status.target, before.status().target);
+    assert_eq!(status.observed_generation, Some(2));
+    assert_eq!(state(&status, "Ready"), is("True", Reason::TokenValid));
+    assert_eq!(state(&status, "Synced"), is("False", reason));
+    let message = status.failure.unwrap().message;
+    let told = Transition {
+        reason,
+        message: message.clone(),
+        is_failure: true,
+    };
+    assert_eq!(end.transition, Some(told));
+    (reason, message)
+}
+
+fn target(change: impl FnOnce(&mut Target)) -> impl FnOnce(&mut ServiceNowCredentialSpec) {
+    |spec| change(spec.target.get_or_insert_default())
+}
+
+#[test]
+fn each_unsupported_field_is_refused() {
+    type Change = Box<dyn FnOnce(&mut ServiceNowCredentialSpec)>;
+    let password = Grant {
+        client_credentials: None,
+        password: Some(PasswordGrant {
+            secret_ref: crate::api::UserSecretRef {
+                name: "user".to_owned(),
+                ..Default::default()
+            },
+        }),
+    };
+    let verify = Verify {
+        path: "/api/now/table/sys_user".to_owned(),
+    };
+    let workload = Workload {
+        kind: WorkloadKind::Deployment,
+        name: "web".to_owned(),
+    };
+    let cases: [(&str, Change); 6] = [
+        (
+            "spec.grant.password",
+            Box::new(|s| s.grant = Some(password)),
+        ),
+        (
+            "spec.target.creationPolicy: Orphan",
+            Box::new(target(|t| t.creation_policy = Some(CreationPolicy::Orphan))),
+        ),
+        (
+            "spec.target.creationPolicy: Merge",
+            Box::new(target(|t| t.creation_policy = Some(CreationPolicy::Merge))),
+        ),
+        ("spec.verify", Box::new(|s| s.verify = Some(verify))),
+        ("spec.tls", Box::new(|s| s.tls = Some(Tls::default()))),
+        ("spec.restart", Box::new(|s| s.restart = vec![workload])),
+    ];
+    for (field, change) in cases {
+        let expected = format!("not supported yet: {field}. Take it out of the spec for now.");
+        assert_eq!(refusal(change), (Reason::InvalidSpec, expected));
+    }
+}
+
+#[test]
+fn a_host_that_is_not_allowed_gets_nothing() {
+    let (reason, message) = refusal(|spec| spec.instance = "https://evil.example".to_owned());
+    assert_eq!(reason, Reason::HostNotAllowed);
+    assert!(message.contains("https://evil.example"), "{message}");
+    let mut scene = Scene::new();
+    scene.credential.spec.as_mut().unwrap().instance = "https://evil.example".to_owned();
+    assert_eq!(scene.end().outcome, Outcome::Failed(Reason::HostNotAllowed));
+}
+
+#[test]
+fn a_broken_template_asks_for_nothing() {
+    let (reason, message) = refusal(target(|target| {
+        target.data = Some([("key".to_owned(), "{{ tokn }}".to_owned())].into());
+    }));
+    assert_eq!(reason, Reason::TemplateInvalid);
+    assert!(message.contains("\"tokn\""), "{message}");
+}
+
+#[test]
+fn what_admission_refuses_is_refused_here_too() {
+    let (reason, message) = refusal(|spec| spec.instance = "http://itsm.example".to_owned());
+    assert_eq!(reason, Reason::InvalidSpec);
+    assert!(message.starts_with("spec.instance: "), "{message}");
+    // Also of a part that does not decide what is written.
+    let (reason, message) = refusal(|spec| {
+        spec.renewal = Some(Renewal {
+            renew_before: Some("soon".to_owned()),
+            renew_before_percentage: None,
+        });
+    });
+    assert_eq!(reason, Reason::InvalidSpec);
+    assert!(
+        message.starts_with("spec.renewal.renewBefore: "),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_spec_that_is_put_right_again_costs_nothing() {
+    let instance = spec().instance;
+    let broken = Scene::synced().with_spec(|spec| spec.instance = "http://no".to_owned());
+    let mended = broken.ended().with_spec(|spec| spec.instance = instance);
+    let end = mended.end();
+    assert_eq!((end.outcome, end.wake), (Outcome::Synced, Some(at(1200))));
+    assert_eq!(end.transition.unwrap().reason, Reason::TokenSynced);
+}
+
+#[test]
+fn an_unreadable_spec_is_said_so() {
+    let mut scene = Scene::synced();
+    scene.credential.spec = Err("unknown variant `Both`".to_owned());
+    let end = scene.end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::InvalidSpec));
+    let status = end.status.unwrap();
+    assert_eq!(status.token, scene.status().token);
+    assert_eq!(state(&status, "Ready"), is("True", Reason::TokenValid));
+    let message = status.failure.unwrap().message;
+    assert!(message.contains("unknown variant `Both`"), "{message}");
+    assert_eq!(scene.ended().settles().status, None);
+}
+
+#[test]
+fn a_resource_that_is_going_away_is_left_alone() {
+    let mut scene = Scene::synced().at(1300).target_deleted();
+    scene.credential.deleting = true;
+    scene.credential.renew_request = Some("a".to_owned());
+    let expected = End {
+        outcome: Outcome::Idle,
+        status: None,
+        transition: None,
+        wake: None,
+    };
+    assert_eq!(scene.end(), expected);
+}
