@@ -9,12 +9,14 @@ use super::queue::Queue;
 use crate::{
     api::Reason,
     decide::{
-        Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish, decide,
-        fail,
+        Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish,
+        backoff::LONGEST_WAIT,
+        decide, fail,
         failure::class_of,
-        validity_of,
         observed::{Basis, ClientRead, Policy, Version, WriteOutcome},
         ownership::TargetObject,
+        renewal::plus,
+        validity_of,
     },
     kubernetes::Store,
     servicenow::{Ask, Broker, Exchange, Limits, SharedFailure, SharingKey, Urgency},
@@ -130,7 +132,11 @@ impl Core {
             let (Some(origin), Some(failure)) = (origin_of(credential), limited) else {
                 continue;
             };
-            let retry = failure.retry_time.as_ref().filter(|at| at.0 > now);
+            // It was met by the spec of that generation, and none lasts longer than an hour.
+            let same = credential.status.observed_generation == Some(credential.generation);
+            let longest = plus(now, LONGEST_WAIT);
+            let stands = |at: Timestamp| same && at > now && at <= longest;
+            let retry = failure.retry_time.as_ref().filter(|at| stands(at.0));
             if let Some(retry) = retry {
                 let hold = SharedFailure {
                     failure: Failure::new(Reason::RateLimited, failure.message.clone()),
@@ -338,6 +344,7 @@ impl Core {
             forced: wish.forced,
         };
         round.asked_at = Some(now);
+        round.exchange = None;
         self.broker.ask(key, ask, now);
     }
 

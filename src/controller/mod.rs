@@ -226,8 +226,7 @@ impl Controller {
             .token_request(host, result, begun.elapsed().as_secs_f64());
         tracing::debug!(host, result, "token request");
         let (now, random) = (self.clock.now(), rand::random());
-        let woken =
-            self.with_core(|core| core.broker.complete(key, sent_at, now, answer, random));
+        let woken = self.with_core(|core| core.broker.complete(key, sent_at, now, answer, random));
         self.wake(woken);
         self.changed.notify_one();
     }

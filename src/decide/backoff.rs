@@ -7,9 +7,9 @@ use crate::micro_time;
 
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
 const REFUSED_FIRST: SignedDuration = SignedDuration::from_secs(30);
-const REFUSED_LONGEST: SignedDuration = SignedDuration::from_secs(3600);
 const OUTAGE_LONGEST: SignedDuration = SignedDuration::from_secs(60);
-const HELD_LONGEST: SignedDuration = SignedDuration::from_secs(3600);
+/// No wait is longer, whatever its cause.
+pub(crate) const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(3600);
 
 /// What a wait is computed from.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub fn retry_at(attempt: &Attempt, now: Timestamp) -> Option<Timestamp> {
     let wait = match attempt.class {
         Class::Local => attempt.retry_after?,
         Class::Refused => jittered(
-            doubled(REFUSED_FIRST, attempt.count, REFUSED_LONGEST),
+            doubled(REFUSED_FIRST, attempt.count, LONGEST_WAIT),
             attempt.random,
         ),
         Class::Outage | Class::Unacceptable | Class::Cluster => {
@@ -42,8 +42,8 @@ pub fn retry_at(attempt: &Attempt, now: Timestamp) -> Option<Timestamp> {
         // What the instance asked for is a minimum, so nothing is taken off.
         Class::Held => attempt
             .retry_after
-            .unwrap_or_else(|| doubled(REFUSED_FIRST, attempt.count, HELD_LONGEST))
-            .clamp(SECOND, HELD_LONGEST),
+            .unwrap_or_else(|| doubled(REFUSED_FIRST, attempt.count, LONGEST_WAIT))
+            .clamp(SECOND, LONGEST_WAIT),
     };
     // As a status keeps it: a timer set by the one is not early by the other.
     Some(micro_time(plus(now, wait)).0)

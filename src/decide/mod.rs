@@ -30,7 +30,7 @@ use crate::{
     servicenow::{Exchange, Held, Known, Urgency},
 };
 use observed::{ClientRead, WriteOutcome};
-use ownership::{Desired, Ownership, TargetWrite};
+use ownership::{Desired, Ownership, TargetObject, TargetWrite};
 use view::View;
 pub(crate) use view::validity_of;
 
@@ -124,7 +124,8 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
         return Ok(finish(&v, None));
     }
     // A token at hand serves in spite of what its instance has come to since.
-    if v.target_stands() || v.waits_for_the_cluster() {
+    let only_a_new_token_helps = v.target_stands() && !v.basis_has_changed();
+    if only_a_new_token_helps || v.waits_for_the_cluster() {
         no_wait_is_left(&v)?;
     }
     let (client, exchange) = client_is_read(&v)?;
@@ -269,6 +270,9 @@ fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
         );
         return Err(settle::in_conflict(&v, &target.version, &failure).into());
     }
+    if target.type_ != v.spec.target_type() {
+        return Err(settle::in_conflict(&v, &target.version, &other_type(&v, target)).into());
+    }
     Ok(v.adopting(target))
 }
 
@@ -279,7 +283,9 @@ fn no_wait_is_left(v: &View<'_>) -> Result<(), Step> {
     if v.forced || v.o.asked_at.is_some() {
         return Ok(());
     }
-    if let Some(failure) = v.wait() {
+    // A write that was begun is seen through.
+    let written = matches!(v.o.written, Some((_, WriteOutcome::Done(_))));
+    if let Some(failure) = v.wait().filter(|_| !written) {
         return Err(settle::still_waiting(v, failure).into());
     }
     match &v.o.hold {
@@ -384,6 +390,19 @@ fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(
         write: Box::new(write),
         put_back,
     })
+}
+
+fn other_type(v: &View<'_>, target: &TargetObject) -> Failure {
+    Failure::new(
+        Reason::TargetConflict,
+        format!(
+            "The Secret {:?} is of type {:?} and spec.target.type wants {:?}; a Secret's type never \
+             changes. Delete that Secret, or give this resource another spec.target.name.",
+            v.target_name(),
+            target.type_,
+            v.spec.target_type()
+        ),
+    )
 }
 
 fn fight(v: &View<'_>) -> Failure {

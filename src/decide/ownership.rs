@@ -49,6 +49,8 @@ pub struct TargetObject {
     pub ours: Fields,
     /// The other field managers, the last writer first.
     pub others: Vec<String>,
+    /// Nobody else has written to it since we did.
+    pub last_written_by_us: bool,
 }
 
 /// Names in a Secret that a field manager may hold.
@@ -92,7 +94,14 @@ impl From<Secret> for TargetObject {
         let (ours, others): (Vec<_>, Vec<_>) = entries
             .into_iter()
             .partition(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
+        // These times are whole seconds, so a tie says nothing.
+        let last = |of: &[ManagedFieldsEntry]| {
+            let times = of.iter().filter_map(|entry| entry.time.as_ref());
+            times.map(|time| time.0).max()
+        };
+        let last_written_by_us = last(&ours) > last(&others);
         Self {
+            last_written_by_us,
             version: Version {
                 uid: metadata.uid.unwrap_or_default(),
                 resource_version: metadata.resource_version.unwrap_or_default(),

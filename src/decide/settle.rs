@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     FIGHT_PERIOD, Failure, Step,
     backoff::{Attempt, retry_at},
+    failure::class_of,
     observed::{ClientRead, Memory, Observed, Remembered, Seen, Version, WriteOutcome},
     ownership::timestamp,
     renewal::{self, plus},
@@ -82,6 +83,8 @@ pub struct Transition {
 const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// How long after a success the next renewal is at the soonest.
 const SOONEST: SignedDuration = SignedDuration::from_millis(200);
+/// Whoever waits for an answer looks again after so long, woken or not.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// How long a new resource waits before its status says that it does.
 const PENDING_AFTER: SignedDuration = SignedDuration::from_secs(5);
 /// Kubelets bring a Secret's change to files within about a minute.
@@ -131,13 +134,15 @@ pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
                 end.wake = Some(asked_at + PENDING_AFTER);
             }
         }
-        None => {}
+        // The broker wakes whoever waits; this is for the day it does not.
+        None => end.wake = Some(plus(v.o.now, LOOK_AGAIN)),
         Some(token) => {
             // The attempt counts from the expiry, or from its own beginning where that is later.
             let late = plus(token.expires_at.0.max(asked_at), EXPIRY_GRACE);
             // What is said to have expired is not taken back by an attempt.
             if late <= v.o.now || !ready {
                 end.ready_only(Expiry::Strict);
+                end.wake = Some(plus(v.o.now, LOOK_AGAIN));
                 end.wake_at_expiry();
             } else {
                 end.ready_only(Expiry::UnderRenewal);
@@ -254,7 +259,8 @@ fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
             .status
             .failure
             .as_ref()
-            .is_some_and(|old| is_quiet(old, &record, v.o.now));
+            // Whoever asked for an attempt is told what came of it.
+            .is_some_and(|old| !v.forced && is_quiet(old, &record, v.o.now));
     // What waiting changes in the record is kept in memory until it is worth a write.
     end.status.failure = match &v.o.credential.status.failure {
         Some(old) if quiet => Some(old.clone()),
@@ -267,9 +273,21 @@ fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
     {
         end.observe(client);
     }
-    let synced = Verdict::new(FALSE, failure.reason(), failure.message());
+    let said = end
+        .status
+        .failure
+        .as_ref()
+        .map(|record| record.message.clone());
+    let message = said.unwrap_or_else(|| failure.message().to_owned());
+    let synced = Verdict::new(FALSE, failure.reason(), message);
     end.conclude(synced, Expiry::Strict);
     end.into_settle()
+}
+
+fn is_shared(reason: &str) -> bool {
+    reason
+        .parse()
+        .is_ok_and(|reason| class_of(reason).is_shared())
 }
 
 /// While waiting, a record is written when the reason changes, the count doubles, or the new wait
@@ -281,8 +299,10 @@ fn is_quiet(old: &FailureStatus, new: &FailureStatus, now: Timestamp) -> bool {
         .is_some_and(|at| at.0.duration_since(now) > SignedDuration::from_mins(1));
     let doubled = new.count >= old.count.saturating_mul(2);
     let restarted = new.count < old.count;
+    // A shared failure says the same in other words at each probe; a local one names what to do.
+    let reworded = old.message != new.message && !is_shared(&new.reason);
     old.reason == new.reason
-        && old.message == new.message
+        && !reworded
         && old.retry_time.is_some() == new.retry_time.is_some()
         && !restarted
         && (!doubled || new.count == old.count)

@@ -4,10 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     FIGHT_PERIOD, Failure, Wish,
+    backoff::LONGEST_WAIT,
     failure::class_of,
     observed::{Basis, ClientRead, Observed, Seen, Version},
     ownership::{self, Ownership, TargetObject, is_intact, recorded},
-    renewal::{self, Margin, Validity},
+    renewal::{self, Margin, Validity, plus},
     template::{self, Rendered, Variables},
 };
 use crate::{
@@ -89,7 +90,13 @@ impl<'a> View<'a> {
         let last = self.o.credential.status.target.as_ref()?;
         let stale =
             last.name != self.target_name() && last.creation_policy == CreationPolicy::Owner;
-        let there = matches!(&self.o.previous_seen, Seen::Present(seen) if seen.uid == last.uid);
+        // What nobody named for a moment is not known, and may stand there still: it is removed by
+        // its uid, so another one is safe.
+        let there = match &self.o.previous_seen {
+            Seen::Present(seen) => seen.uid == last.uid,
+            Seen::Unknown => true,
+            Seen::Absent => false,
+        };
         (stale && there).then(|| (last.name.clone(), last.uid.clone()))
     }
 
@@ -118,7 +125,12 @@ impl<'a> View<'a> {
             .as_ref()
             .is_none_or(|token| token.issued_at.0 < issued_at);
         let possible = issued_at <= self.o.now && issued_at < expires_at;
-        if !(written_for_this_spec && complete && ours && newer && possible) {
+        // A process that has written since it began needs no Secret to tell it what.
+        let fresh_process = self.o.memory.basis.is_none();
+        let untouched = target.last_written_by_us;
+        if !(written_for_this_spec && complete && ours && newer && possible)
+            || !(fresh_process && untouched)
+        {
             return self;
         }
         let validity = Validity {
@@ -222,12 +234,16 @@ impl<'a> View<'a> {
     /// The failure whose wait is not over, as long as it stands for the same spec and client.
     pub(super) fn wait(&self) -> Option<&FailureStatus> {
         let failure = self.last_failure()?;
+        // No wait is longer than an hour: one that seems so was written by another clock.
+        let longest = plus(self.o.now, LONGEST_WAIT);
         let waiting = failure
             .retry_time
             .as_ref()
-            .is_some_and(|at| at.0 > self.o.now);
+            .is_some_and(|at| at.0 > self.o.now && at.0 <= longest);
         let class = failure.reason.parse().ok().map(class_of);
         let stands = match &self.o.memory.failure {
+            // A fight bounds how often the target is put back, and nothing else.
+            _ if class == Some(Class::Local) => !self.needs_more_than_a_put_back(),
             // The broker keeps the wait, and knows when it is over before its time.
             Some(_) if class.is_some_and(Class::is_shared) => false,
             Some(r) => r.basis == self.basis && r.client == self.o.client_seen,
@@ -259,6 +275,10 @@ impl<'a> View<'a> {
 
     /// Whether anything needs the token's value.
     pub(super) fn needs_token(&self) -> bool {
+        self.needs_more_than_a_put_back() || !self.target_stands()
+    }
+
+    fn needs_more_than_a_put_back(&self) -> bool {
         let Some(token) = &self.token else {
             return true;
         };
@@ -271,7 +291,11 @@ impl<'a> View<'a> {
             || !self.basis_is_recorded()
             || !self.client_is_as_recorded()
             || failed
-            || !self.target_stands()
+    }
+
+    /// This process knows that the Secret was written for another spec.
+    pub(super) fn basis_has_changed(&self) -> bool {
+        self.o.memory.basis.is_some_and(|basis| basis != self.basis)
     }
 
     /// The target is as it was left.
@@ -444,5 +468,6 @@ pub(crate) fn validity_of(token: &TokenStatus) -> Validity {
 
 /// A status tells a token that is kept until it expires by its renewal time.
 pub(super) fn is_kept(token: &TokenStatus) -> bool {
-    token.renewal_time.0.duration_since(token.expires_at.0) > -SignedDuration::from_micros(2)
+    let apart = token.renewal_time.0.duration_since(token.expires_at.0);
+    apart.abs() < SignedDuration::from_micros(2)
 }

@@ -141,10 +141,11 @@ impl TokenEndpoint {
 /// The TLS library refused the other side, or the other side us. A connection that merely broke
 /// off in the handshake is an outage.
 fn is_tls(cause: &(dyn Error + 'static)) -> bool {
+    // An io::Error does not name what it wraps as its source, and one may wrap another.
     let wrapped = cause
         .downcast_ref::<std::io::Error>()
         .and_then(std::io::Error::get_ref);
-    cause.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>())
+    cause.is::<rustls::Error>() || wrapped.is_some_and(|inner| is_tls(inner))
 }
 
 fn bug(key: &SharingKey) -> Failure {

@@ -2,9 +2,14 @@
 
 mod conditions;
 mod failures;
+mod months;
+mod objects;
+mod operating;
 mod properties;
 mod put_backs;
 mod renewals;
 mod scene;
 mod specs;
 mod target;
+mod together;
+mod world;

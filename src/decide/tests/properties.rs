@@ -317,13 +317,10 @@ proptest! {
     fn nothing_is_written_where_nothing_changed(throws in scenes()) {
         let scene = scene(throws);
         let first = scene.decide();
-        // A put-back in the middle of a wait may end the need for what is waited for.
-        let wrote = matches!(scene.written, Some((_, WriteOutcome::Done(_))));
-        if is_settled(&first) && !(wrote && scene.asked_at.is_some()) {
-            // What failed to be read or written is another attempt at the next look.
-            let failed = matches!(scene.client, Some(Err(_)))
-                || scene.unreadable.is_some()
-                || matches!(scene.written, Some((_, WriteOutcome::Failed(_))));
+        // What becomes of a write is a change.
+        if is_settled(&first) && scene.written.is_none() {
+            // What failed to be read is another attempt at the next look.
+            let failed = matches!(scene.client, Some(Err(_))) || scene.unreadable.is_some();
             if !failed && let Step::Settle(second) = after(&scene, true).decide() {
                 prop_assert!(second.status.is_none(), "{first:?}\nand then {second:?}");
             }

@@ -1,91 +1,21 @@
 //! What a decision is made from, put together so that a case reads as a sentence.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::sync::LazyLock;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+pub(crate) use super::objects::*;
 use crate::{
-    api::{
-        AllowedHosts, Reason, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target,
-        condition,
-    },
+    api::{AllowedHosts, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target, condition},
     decide::{
-        Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Transition, Wish,
+        Credential, Failure, Memory, Observed, Outcome, Seen, Settle, Step, Transition, Wish,
         decide,
-        observed::{ClientRead, Policy, Rival, Version, WriteOutcome},
-        ownership::{Desired, Fields, TargetObject, TargetWrite},
-        renewal::Validity,
+        observed::{ClientRead, Policy, Rival, WriteOutcome},
+        ownership::{TargetObject, TargetWrite},
     },
-    servicenow::{AccessToken, Exchange, Held, SharedFailure},
+    servicenow::{Exchange, Held, SharedFailure},
 };
-
-/// A moment, in seconds after the beginning of these tests.
-pub(crate) fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
-}
-
-pub(crate) fn seconds(seconds: i64) -> SignedDuration {
-    SignedDuration::from_secs(seconds)
-}
-
-pub(crate) fn version(uid: &str, resource_version: u32) -> Version {
-    Version {
-        uid: uid.to_owned(),
-        resource_version: resource_version.to_string(),
-    }
-}
-
-/// A token in memory, asked for at `issued` and valid for `lifetime` seconds.
-pub(crate) fn held(token: &str, issued: i64, lifetime: i64) -> Held {
-    let token = AccessToken::parse(token).unwrap();
-    Held {
-        sha256: token.sha256(),
-        token,
-        scope: "useraccount".to_owned(),
-        validity: Validity {
-            issued_at: at(issued),
-            expires_at: at(issued + lifetime),
-        },
-        sent_at: at(issued),
-        kept: false,
-    }
-}
-
-/// A failure that the broker shares: the `count`th in a row, met at `when`.
-pub(crate) fn shared(reason: Reason, count: u32, when: i64, retry: i64) -> SharedFailure {
-    SharedFailure {
-        failure: Failure::new(reason, format!("It failed: {reason}.")),
-        count,
-        sent_at: at(when),
-        at: at(when),
-        retry_at: at(retry),
-    }
-}
-
-pub(crate) fn spec() -> ServiceNowCredentialSpec {
-    let mut spec = ServiceNowCredentialSpec {
-        instance: "dev12345".to_owned(),
-        ..ServiceNowCredentialSpec::default()
-    };
-    spec.client.secret_ref.name = "client".to_owned();
-    spec
-}
-
-pub(crate) fn credential(name: &str) -> Credential {
-    Credential {
-        name: Name::new("team-a", name),
-        uid: format!("{name}-uid"),
-        generation: 1,
-        resource_version: "1".to_owned(),
-        created_at: at(-60),
-        deleting: false,
-        renew_request: None,
-        spec: Ok(spec()),
-        status: ServiceNowCredentialStatus::default(),
-    }
-}
 
 /// The end of a reconcile, without what is only remembered.
 #[derive(Clone, Debug, PartialEq)]
@@ -380,104 +310,4 @@ impl Scene {
     pub(crate) fn synced_state(&self) -> (String, String) {
         state(self.status(), condition::SYNCED)
     }
-}
-
-/// Status and reason of a condition.
-pub(crate) fn state(status: &ServiceNowCredentialStatus, kind: &str) -> (String, String) {
-    let found = status.conditions.iter().find(|c| c.type_ == kind);
-    found.map_or_else(Default::default, |c| (c.status.clone(), c.reason.clone()))
-}
-
-pub(crate) fn is(status: &str, reason: Reason) -> (String, String) {
-    (status.to_owned(), reason.as_str().to_owned())
-}
-
-/// A condition that is so since this second.
-pub(crate) fn condition(
-    kind: &str,
-    status: &str,
-    reason: Reason,
-    since: i64,
-    message: &str,
-) -> Condition {
-    Condition {
-        type_: kind.to_owned(),
-        status: status.to_owned(),
-        reason: reason.as_str().to_owned(),
-        message: message.to_owned(),
-        last_transition_time: Time(at(since)),
-        observed_generation: None,
-    }
-}
-
-/// The Secret that a write leaves behind.
-pub(crate) fn secret_of(
-    credential: &Credential,
-    desired: &Desired,
-    version: Version,
-) -> TargetObject {
-    let data: BTreeMap<_, _> = desired
-        .data
-        .encoded()
-        .map(|(key, value)| (key.to_owned(), STANDARD.decode(value).unwrap()))
-        .collect();
-    TargetObject {
-        version,
-        type_: desired.type_.clone(),
-        labels: desired.labels.clone(),
-        annotations: desired.annotations.clone(),
-        controller: Some(owner(
-            "ServiceNowCredential",
-            &credential.name.name,
-            &credential.uid,
-        )),
-        ours: Fields {
-            data: data.keys().cloned().collect(),
-            labels: desired.labels.keys().cloned().collect(),
-            annotations: desired.annotations.keys().cloned().collect(),
-        },
-        data,
-        others: Vec::new(),
-    }
-}
-
-pub(crate) fn owner(kind: &str, name: &str, uid: &str) -> OwnerReference {
-    OwnerReference {
-        api_version: if kind == "ServiceNowCredential" {
-            "snowcred.dev/v1alpha1".to_owned()
-        } else {
-            "apps/v1".to_owned()
-        },
-        kind: kind.to_owned(),
-        name: name.to_owned(),
-        uid: uid.to_owned(),
-        controller: Some(true),
-        block_owner_deletion: None,
-    }
-}
-
-/// A Secret that nobody of ours wrote.
-pub(crate) fn foreign_secret(version: Version) -> TargetObject {
-    TargetObject {
-        version,
-        type_: "Opaque".to_owned(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        controller: None,
-        data: BTreeMap::from([("token".to_owned(), b"theirs".to_vec())]),
-        ours: Fields::default(),
-        others: vec!["kubectl".to_owned()],
-    }
-}
-
-/// The target of [`Scene::synced`], as it was written.
-pub(crate) fn first_secret(resource_version: u32) -> TargetObject {
-    static FIRST: LazyLock<TargetObject> = LazyLock::new(|| {
-        let scene = Scene::new().holding(held("first", 0, 1800)).reads_client();
-        let (write, _) = scene.writes();
-        secret_of(&scene.credential, write.desired(), version("", 0))
-    });
-    let mut target = FIRST.clone();
-    target.version = version("itsm-secret-uid", resource_version);
-    target
 }

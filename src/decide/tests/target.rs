@@ -292,6 +292,16 @@ fn the_old_target_stays_when_the_new_name_is_taken() {
 }
 
 #[test]
+fn an_old_target_of_which_nothing_is_known_is_removed_to_be_sure() {
+    let mut scene = renamed();
+    scene.previous_seen = Seen::Unknown;
+    let scene = scene.reads_client();
+    let (write, _) = scene.writes();
+    let scene = scene.wrote(&write, 110);
+    assert!(matches!(scene.decide(), Step::RemovePrevious { .. }));
+}
+
+#[test]
 fn an_old_target_that_is_another_by_now_is_left() {
     let mut scene = renamed();
     scene.previous_seen = Seen::Present(version("theirs", 300));

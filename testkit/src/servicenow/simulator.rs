@@ -141,12 +141,14 @@ impl Simulator {
     /// what it knows.
     ///
     /// # Panics
-    /// Where the port is lost to somebody else in the moment of closing.
+    /// Where the system does not let the port be held.
     pub async fn go_down(&self) {
         let mut port = self.port.lock().await;
         if let Some(server) = port.server.take() {
+            // Bound before the other is closed: nobody else can take the port in between.
+            let reserved = bound(self.address).expect("the simulator should keep its port");
             server.stop().await;
-            port.reserved = Some(bound(self.address).expect("the simulator should keep its port"));
+            port.reserved = Some(reserved);
         }
     }
 
@@ -194,6 +196,8 @@ fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
     };
     // Connections of the time before may still linger on the port.
     socket.set_reuseaddr(true)?;
+    // A second socket may hold the port, so that it is never free.
+    socket.set_reuseport(true)?;
     socket.bind(address)?;
     Ok(socket)
 }

@@ -1,0 +1,292 @@
+//! `decide`, the broker, the store and the queue together, where wake-ups and races live.
+
+use jiff::SignedDuration;
+
+use super::{
+    scene::*,
+    world::{World, good},
+};
+use crate::{
+    api::Reason,
+    decide::{Failure, Step},
+    servicenow::SharingKey,
+};
+
+fn refused() -> Failure {
+    Failure::new(Reason::AccessDenied, "refused")
+}
+
+/// Answers alike to all, at once.
+fn always(
+    world: &mut World,
+    answer: impl Fn(&SharingKey) -> Result<crate::servicenow::TokenAnswer, Failure> + 'static,
+) {
+    world.answer = Box::new(move |key, _| (SignedDuration::from_millis(100), answer(key)));
+}
+
+#[test]
+fn resources_with_one_client_cost_one_request_and_one_write_each() {
+    let mut world = World::with(&["a", "b", "c"]);
+    world.run_until(1000);
+    assert_eq!(world.requests.len(), 1);
+    assert_eq!((world.secret_writes, world.status_writes), (3, 3));
+    for name in ["a", "b", "c"] {
+        assert_eq!(world.ready(name), is("True", Reason::TokenValid));
+        assert_eq!(
+            world.token(name).as_deref(),
+            Some("dev12345.service-now.com-1")
+        );
+    }
+}
+
+#[test]
+fn whoever_comes_while_a_request_is_under_way_is_woken_by_its_answer() {
+    let mut world = World::with(&["a"]);
+    world.answer = Box::new(|_, _| (seconds(14), good("slow", 1800)));
+    world.run_until(7);
+    world.create("b");
+    world.run_until(15);
+    assert_eq!(world.requests.len(), 1);
+    assert_eq!(world.ready("a"), is("True", Reason::TokenValid));
+    assert_eq!(world.ready("b"), is("True", Reason::TokenValid));
+}
+
+#[test]
+fn a_restart_of_the_operator_costs_nothing() {
+    let mut world = World::with(&["a", "b", "c"]);
+    world.run_until(100);
+    let before = (
+        world.requests.len(),
+        world.secret_writes,
+        world.status_writes,
+    );
+    world.restart();
+    world.run_until(900);
+    let after = (
+        world.requests.len(),
+        world.secret_writes,
+        world.status_writes,
+    );
+    assert_eq!(before, after);
+}
+
+#[test]
+fn an_instance_that_is_changed_while_its_token_is_on_the_way_gets_its_own() {
+    let mut world = World::with(&["a"]);
+    world.answer = Box::new(|key, _| {
+        let host = key.origin().trim_start_matches("https://");
+        (seconds(3), good(host, 1800))
+    });
+    world.run_until(1);
+    world.change("a", |spec| spec.instance = "dev2".to_owned());
+    world.run_until(20);
+    assert_eq!(world.token("a").as_deref(), Some("dev2.service-now.com"));
+    assert_eq!(world.synced("a"), is("True", Reason::TokenSynced));
+}
+
+#[test]
+fn a_spec_that_is_changed_between_two_steps_is_not_taken_for_written() {
+    let steps: [fn(&Step) -> bool; 4] = [
+        |step| matches!(step, Step::ReadClient),
+        |step| matches!(step, Step::Ask(_)),
+        |step| matches!(step, Step::Write { .. }),
+        |step| matches!(step, Step::Settle(_)),
+    ];
+    for step in steps {
+        let mut world = World::with(&["a"]);
+        world.mischief = Some((step, |world| {
+            world.change("a", |spec| {
+                spec.instance = "dev2".to_owned();
+                spec.target.get_or_insert_default().name = Some("renamed".to_owned());
+            });
+        }));
+        world.run_until(60);
+        let token = world.token("renamed").expect("it is there");
+        assert!(token.starts_with("dev2."), "{token}");
+        assert_eq!(world.token("a"), None, "nothing is left behind");
+        assert_eq!(world.synced("a"), is("True", Reason::TokenSynced));
+    }
+}
+
+#[test]
+fn a_renewal_that_is_requested_between_two_steps_is_not_taken_for_answered() {
+    let mut world = World::with(&["a"]);
+    world.mischief = Some((
+        |step| matches!(step, Step::Write { .. }),
+        |world| world.request_renewal("a", "now"),
+    ));
+    world.run_until(60);
+    assert_eq!(world.requests.len(), 2);
+}
+
+#[test]
+fn whoever_is_suspended_while_queued_sends_nothing() {
+    let mut world = World::with(&["a", "b", "c", "d", "e"]);
+    world.answer = Box::new(|key, _| (seconds(3), good(key.origin().split_at(8).1, 1800)));
+    for (number, name) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        world.change(name, |spec| spec.scopes = vec![format!("scope{number}")]);
+    }
+    world.run_until(1);
+    assert_eq!(world.requests.len(), 4, "the fifth waits for its turn");
+    let waiting: Vec<_> = ["a", "b", "c", "d", "e"]
+        .into_iter()
+        .filter(|name| {
+            world.credentials[&crate::decide::Name::new("team-a", name)]
+                .status
+                .token
+                .is_none()
+        })
+        .collect();
+    for name in waiting {
+        world.change(name, |spec| spec.suspend = Some(true));
+    }
+    world.run_until(60);
+    assert_eq!(world.requests.len(), 4);
+    assert_eq!(world.secret_writes, 0);
+}
+
+#[test]
+fn a_resource_that_is_created_anew_says_why_it_waits() {
+    let mut world = World::with(&["a"]);
+    always(&mut world, |_| Err(refused()));
+    world.run_until(1);
+    assert_eq!(world.synced("a"), is("False", Reason::AccessDenied));
+    world.delete("a");
+    world.create("a");
+    world.run_until(10);
+    assert_eq!(world.synced("a"), is("False", Reason::AccessDenied));
+    assert_eq!(world.requests.len(), 1, "the refusal is the client's");
+}
+
+#[test]
+fn a_success_wakes_those_who_were_refused_with_it() {
+    let mut world = World::with(&["a", "b"]);
+    always(&mut world, |_| Err(refused()));
+    world.run_until(400);
+    always(&mut world, |_| good("at-last", 1800));
+    world.request_renewal("a", "now");
+    world.run_until(402);
+    assert_eq!(world.ready("a"), is("True", Reason::TokenValid));
+    assert_eq!(world.ready("b"), is("True", Reason::TokenValid));
+}
+
+#[test]
+fn a_forced_renewal_that_is_refused_is_not_forgiven_without_an_attempt() {
+    let mut world = World::with(&["a"]);
+    world.run_until(100);
+    always(&mut world, |_| Err(refused()));
+    world.request_renewal("a", "now");
+    world.run_until(110);
+    assert_eq!(world.synced("a"), is("False", Reason::AccessDenied));
+    world.meddle("a", |target| {
+        target
+            .labels
+            .insert("x".to_owned(), "y".to_owned())
+            .is_none()
+    });
+    world.run_until(125);
+    assert_eq!(world.synced("a"), is("False", Reason::AccessDenied));
+    let before = world.requests.len();
+    world.run_until(200);
+    assert_eq!(world.synced("a"), is("False", Reason::AccessDenied));
+    assert!(world.requests.len() > before, "it is tried again");
+    assert_eq!(world.ready("a"), is("True", Reason::TokenValid));
+}
+
+#[test]
+fn a_rate_limit_outlives_a_restart_for_those_who_did_not_know_of_it() {
+    let mut world = World::with(&["a"]);
+    let limited =
+        || Failure::new(Reason::RateLimited, "later").with_retry_after(Some(seconds(600)));
+    always(&mut world, move |_| Err(limited()));
+    world.run_until(10);
+    world.restart();
+    world.create("b");
+    world.change("b", |spec| spec.scopes = vec!["another-key".to_owned()]);
+    world.run_until(590);
+    assert_eq!(world.requests.len(), 1);
+    assert_eq!(world.synced("b"), is("False", Reason::RateLimited));
+}
+
+#[test]
+fn a_status_that_could_not_be_written_is_written_later() {
+    let mut world = World::with(&["a"]);
+    world.statuses_fail = true;
+    world.run_until(5);
+    world.statuses_fail = false;
+    world.run_until(20);
+    assert_eq!(
+        (
+            world.requests.len(),
+            world.secret_writes,
+            world.status_writes
+        ),
+        (1, 1, 1)
+    );
+    let mut world = World::with(&["a"]);
+    always(&mut world, |_| Err(refused()));
+    world.statuses_fail = true;
+    world.run_until(5);
+    world.statuses_fail = false;
+    world.run_until(10);
+    assert_eq!(world.synced("a"), is("False", Reason::AccessDenied));
+    assert_eq!(world.requests.len(), 1);
+}
+
+#[test]
+fn a_deleted_secret_is_back_at_once_in_the_middle_of_an_outage() {
+    let mut world = World::with(&["a"]);
+    world.run_until(10);
+    let token = world.token("a");
+    always(&mut world, |_| {
+        Err(Failure::new(Reason::InstanceUnavailable, "down"))
+    });
+    for second in [100, 1500] {
+        world.run_until(second);
+        world.meddle("a", |_| false);
+        world.run_until(second + 1);
+        assert_eq!(world.token("a"), token, "second {second}");
+    }
+    world.run_until(1900);
+    assert_eq!(world.ready("a"), is("False", Reason::TokenExpired));
+}
+
+#[test]
+fn a_token_that_the_instance_never_renews_is_not_asked_for_without_end() {
+    let mut world = World::with(&["a"]);
+    always(&mut world, |_| good("the-same", 0));
+    world.answer = Box::new(|_, now| {
+        let left = at(1800).duration_since(now).as_secs().max(0);
+        (SignedDuration::from_millis(50), good("the-same", left))
+    });
+    world.run_until(1790);
+    assert_eq!(world.requests.len(), 2);
+    world.run_until(1810);
+    assert_eq!(world.synced("a"), is("False", Reason::InvalidResponse));
+    assert_eq!(world.ready("a"), is("False", Reason::TokenExpired));
+    let at_expiry = world.requests.len();
+    assert!(at_expiry < 20, "{at_expiry} requests");
+    world.run_until(3600);
+    let later = world.requests.len() - at_expiry;
+    assert!(later < 100, "{later} requests in half an hour");
+}
+
+#[test]
+fn two_resources_with_one_target_do_not_fight() {
+    let mut world = World::with(&["a", "b"]);
+    world.run_until(10);
+    world.change("b", |spec| {
+        spec.target.get_or_insert_default().name = Some("a".to_owned())
+    });
+    world.run_until(20);
+    assert_eq!(world.synced("b"), is("False", Reason::TargetConflict));
+    assert!(world.token("b").is_some(), "its old Secret stays");
+    world.change("a", |spec| {
+        spec.target.get_or_insert_default().name = Some("c".to_owned())
+    });
+    world.run_until(30);
+    assert_eq!(world.synced("a"), is("True", Reason::TokenSynced));
+    assert_eq!(world.synced("b"), is("True", Reason::TokenSynced));
+    assert_eq!(world.token("b"), None);
+    assert_eq!(world.requests.len(), 1);
+}

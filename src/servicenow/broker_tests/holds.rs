@@ -1,0 +1,159 @@
+//! Outages and rate limits, which hold a whole origin.
+
+use super::*;
+
+#[test]
+fn a_rate_limit_holds_its_whole_origin_and_no_other() {
+    let mut desk = Desk::new();
+    let (sister, stranger) = (key_of("dev1", "sister"), key_of("dev2", "secret"));
+    desk.ask_and(at(0), limited(Some(90)));
+    desk.broker.ask(&sister, wish("b"), at(1));
+    desk.broker.ask(&stranger, wish("c"), at(1));
+    assert_eq!(desk.broker.dispatch(at(1)), [stranger]);
+    assert_eq!(desk.broker.next_dispatch(at(1)), Some(at(90)));
+    assert_eq!(desk.broker.dispatch(ms(89_999)), []);
+    let seen = desk.broker.exchange(&sister, &name("b")).failure.unwrap();
+    assert_eq!(
+        (seen.failure.reason(), seen.retry_at),
+        (Reason::RateLimited, at(90))
+    );
+    assert_eq!(desk.broker.dispatch(at(90)), [sister]);
+}
+
+#[test]
+fn a_rate_limit_without_a_time_doubles_and_a_burst_of_it_is_one() {
+    let mut desk = Desk::new();
+    let keys: Vec<_> = (0..4).map(|n| key_of("dev1", &format!("s{n}"))).collect();
+    for key in &keys {
+        desk.broker.ask(key, wish("a"), at(0));
+    }
+    assert_eq!(desk.broker.dispatch(at(0)).len(), 4);
+    for key in &keys {
+        desk.broker.complete(key, at(0), at(1), limited(None), 0.0);
+    }
+    let hold = desk.broker.hold(keys[0].origin()).unwrap();
+    assert_eq!((hold.count, hold.retry_at), (1, at(31)));
+    desk.ask_and(at(31), limited(None));
+    assert_eq!(desk.wait(at(31)), 60);
+}
+
+#[test]
+fn a_rate_limit_stands_whatever_else_was_under_way() {
+    for other in [
+        failure(Reason::InstanceUnavailable),
+        failure(Reason::AccessDenied),
+        answer("t", Some(1800)),
+    ] {
+        let mut desk = Desk::new();
+        let slow = key_of("dev1", "slow");
+        desk.broker.ask(&slow, wish("b"), at(0));
+        desk.broker.ask(&desk.key.clone(), wish("a"), at(0));
+        assert_eq!(desk.broker.dispatch(at(0)).len(), 2);
+        let key = desk.key.clone();
+        desk.broker
+            .complete(&key, at(0), at(1), limited(Some(600)), 0.0);
+        desk.broker.complete(&slow, at(0), at(2), other, 0.0);
+        let hold = desk.broker.hold(key.origin()).unwrap();
+        assert_eq!(
+            (hold.failure.reason(), hold.retry_at),
+            (Reason::RateLimited, at(601))
+        );
+    }
+}
+
+#[test]
+fn a_person_gets_through_a_rate_limit_and_success_lifts_it_for_all() {
+    let mut desk = Desk::new();
+    desk.ask_and(at(0), limited(Some(600)));
+    let origin = desk.key.origin().to_owned();
+    desk.broker.tell(&origin, None, &name("asleep"));
+    let ask = Ask {
+        forced: true,
+        ..wish("b")
+    };
+    desk.broker.ask(&desk.key.clone(), ask.clone(), at(10));
+    let refused = desk.send_and(at(10), failure(Reason::AccessDenied));
+    assert_eq!(refused, [name("b")], "which is no success");
+    assert!(desk.broker.hold(&origin).is_some());
+    desk.broker.ask(&desk.key.clone(), ask, at(20));
+    let woken = desk.send_and(at(20), answer("t", Some(1800)));
+    assert_eq!(woken, ["a", "asleep", "b"].map(name));
+    assert_eq!(desk.broker.hold(&origin), None);
+}
+
+#[test]
+fn an_origin_that_is_down_gets_one_probe_at_a_time_and_all_are_released_on_recovery() {
+    let mut desk = Desk::new();
+    let keys: Vec<_> = (0..6).map(|n| key_of("dev1", &format!("s{n}"))).collect();
+    let ask_all = |desk: &mut Desk, now| {
+        for (n, key) in keys.iter().enumerate() {
+            desk.broker.ask(key, wish(&format!("r{n}")), now);
+        }
+    };
+    desk.ask_and(at(0), failure(Reason::InstanceUnavailable));
+    assert_eq!(desk.wait(at(0)), 1);
+    ask_all(&mut desk, at(1));
+    let probe = desk.broker.dispatch(at(1));
+    assert_eq!(probe.len(), 1);
+    assert_eq!(desk.broker.dispatch(at(1)), []);
+    let down = failure(Reason::InstanceHibernating);
+    let told = desk.broker.complete(&probe[0], at(1), at(2), down, 0.0);
+    assert_eq!(told.len(), 6, "everyone who waits is told");
+    assert_eq!(
+        desk.broker.dispatch(at(3)),
+        [],
+        "and nothing is left in the queue"
+    );
+    ask_all(&mut desk, at(4));
+    let probe = desk.broker.dispatch(at(4));
+    assert_eq!(probe.len(), 1);
+    desk.broker
+        .complete(&probe[0], at(4), at(5), answer("t", Some(60)), 0.0);
+    assert_eq!(
+        desk.broker.dispatch(at(5)).len(),
+        4,
+        "as many as may be under way at once"
+    );
+}
+
+#[test]
+fn an_outage_is_probed_as_often_as_the_nearest_expiry_wants_it() {
+    let mut desk = Desk::with("t");
+    for count in 0..9 {
+        let newcomer = key_of("dev1", &format!("new{count}"));
+        let now = at(1740 + count * 4);
+        let ask = Ask {
+            forced: true,
+            ..wish("b")
+        };
+        desk.broker.ask(&newcomer, ask, now);
+        assert_eq!(desk.broker.dispatch(now), std::slice::from_ref(&newcomer));
+        desk.broker.complete(
+            &newcomer,
+            now,
+            now,
+            failure(Reason::InstanceUnavailable),
+            0.0,
+        );
+    }
+    assert_eq!(
+        desk.wait(at(1772)),
+        2,
+        "a tenth of the half minute that is left"
+    );
+}
+
+#[test]
+fn a_hold_outlives_sweeping_and_a_restored_one_holds() {
+    let mut desk = Desk::new();
+    desk.ask_and(at(0), limited(Some(600)));
+    let hold = desk.broker.hold(desk.key.origin()).unwrap().clone();
+    desk.broker.sweep(at(599));
+    assert_eq!(desk.broker.hold(desk.key.origin()), Some(&hold));
+    let mut desk = Desk::new();
+    let origin = desk.key.origin().to_owned();
+    desk.broker.restore_hold(&origin, hold);
+    desk.broker.ask(&desk.key.clone(), wish("a"), at(1));
+    assert_eq!(desk.broker.dispatch(at(599)), []);
+    assert_eq!(desk.broker.dispatch(at(600)).len(), 1);
+}

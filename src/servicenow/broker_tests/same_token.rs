@@ -1,0 +1,127 @@
+//! Answers that bring the token that is known already, and lifetimes that are none.
+
+use super::*;
+use crate::{decide::renewal::Validity, servicenow::Known};
+
+/// What a same-token answer at second 1200 comes to, which took a second: the validity, and
+/// whether asking before the expiry gains nothing.
+fn same_token(expires_in: Option<i64>) -> ((i64, i64), bool) {
+    let mut desk = Desk::with("t");
+    desk.broker.ask(&desk.key.clone(), wish("a"), at(1200));
+    assert_eq!(desk.broker.dispatch(at(1200)).len(), 1);
+    let key = desk.key.clone();
+    let woken = desk
+        .broker
+        .complete(&key, at(1200), at(1201), answer("t", expires_in), 0.0);
+    assert_eq!(woken, [name("a")]);
+    let held = desk.exchange().held.unwrap();
+    assert_eq!(held.sent_at, at(1200));
+    (desk.validity(), held.kept)
+}
+
+#[test]
+fn the_same_token_is_judged_against_the_recorded_expiry() {
+    let recorded = (0, 1800);
+    for (expires_in, expected, why) in [
+        (Some(600), (recorded, true), "not moved"),
+        (
+            Some(603),
+            (recorded, true),
+            "later by 2 s and the round trip at most",
+        ),
+        (Some(604), ((1200, 1804), false), "moved"),
+        (Some(1800), ((1200, 3000), false), "moved"),
+        (Some(598), (recorded, true), "earlier by 2 s at most"),
+        (Some(597), ((0, 1797), true), "earlier"),
+        (Some(0), ((0, 1200), true), "whole seconds counted down"),
+        (Some(-5), ((0, 1200), true), "no less than nothing"),
+        (None, (recorded, true), "nothing said"),
+    ] {
+        assert_eq!(same_token(expires_in), expected, "{why}: {expires_in:?}");
+    }
+}
+
+#[test]
+fn what_a_status_knows_of_a_token_is_judged_against_after_a_restart() {
+    let mut desk = Desk::new();
+    let known = Known {
+        sha256: AccessToken::parse("t").unwrap().sha256(),
+        validity: Validity {
+            issued_at: at(-600),
+            expires_at: at(1200),
+        },
+    };
+    let ask = Ask {
+        known: Some(known),
+        ..wish("a")
+    };
+    desk.broker.ask(&desk.key.clone(), ask, at(0));
+    desk.send_and(at(0), answer("t", Some(1199)));
+    assert_eq!(desk.validity(), (-600, 1200));
+}
+
+#[test]
+fn a_new_token_without_a_lifetime_is_no_valid_answer() {
+    for expires_in in [None, Some(0), Some(-1)] {
+        let mut desk = Desk::new();
+        desk.ask_and(at(0), answer("t", expires_in));
+        let failure = desk.exchange().failure.unwrap();
+        assert_eq!(failure.failure.reason(), Reason::InvalidResponse);
+        assert_eq!(failure.retry_at, at(1));
+        assert_eq!(desk.exchange().held, None);
+    }
+}
+
+#[test]
+fn a_token_that_is_over_when_it_comes_is_no_valid_answer() {
+    let mut desk = Desk::new();
+    desk.broker.ask(&desk.key.clone(), wish("a"), at(0));
+    desk.broker.dispatch(at(0));
+    let key = desk.key.clone();
+    desk.broker
+        .complete(&key, at(0), at(2), answer("t", Some(1)), 0.0);
+    let failure = desk.exchange().failure.unwrap().failure;
+    assert_eq!(failure.reason(), Reason::InvalidResponse);
+}
+
+#[test]
+fn at_expiry_the_same_token_is_asked_again_densely_then_each_second_and_then_given_up() {
+    let mut desk = Desk::with("t");
+    desk.broker.ask(&desk.key.clone(), wish("a"), at(1800));
+    let (mut now, mut sent) = (at(1800), Vec::new());
+    loop {
+        sent.push(now.duration_since(at(1800)).as_millis());
+        if desk.send_and(now, answer("t", Some(0))) == [name("a")] {
+            break;
+        }
+        now = desk.broker.next_dispatch(now).expect("it is asked again");
+    }
+    let expected = [
+        0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 2600, 3600, 4600, 5600,
+    ];
+    assert_eq!(sent, expected);
+    let failure = desk.exchange().failure.unwrap();
+    assert_eq!(failure.failure.reason(), Reason::InvalidResponse);
+    // From then on an attempt is one request.
+    let next = failure.retry_at;
+    assert_eq!(desk.ask_and(next, answer("t", Some(0))), [name("a")]);
+    assert_eq!(desk.exchange().failure.unwrap().count, 2);
+    // Another token ends it, and its own expiry begins anew.
+    desk.ask_and(at(1900), answer("u", Some(100)));
+    assert_eq!(desk.exchange().failure, None);
+    assert_eq!(desk.ask_and(at(2000), answer("u", Some(0))), []);
+}
+
+#[test]
+fn a_moved_expiry_at_expiry_is_taken_at_once() {
+    let mut desk = Desk::with("t");
+    assert_eq!(desk.ask_and(at(1800), answer("t", Some(0))), []);
+    assert_eq!(
+        desk.send_and(ms(1_800_200), answer("t", Some(1800))),
+        [name("a")]
+    );
+    assert_eq!(
+        desk.exchange().held.unwrap().validity.issued_at,
+        ms(1_800_200)
+    );
+}
