@@ -9,7 +9,7 @@
 //! | [`api`] | the `ServiceNowCredential` resource, its schema and admission rules | any I/O |
 //! | [`decide`] | from what was observed and the time, the next step | I/O, clock, randomness |
 //! | [`servicenow`] | the token endpoint, what its answers mean, the broker that shares them | Kubernetes |
-//! | [`kubernetes`] | observe (caches and reads) and act (writes, events) | decide anything |
+//! | [`kubernetes`] | caches and reads, and act: writes and events | decide anything |
 //! | [`controller`] | the wiring: watches → queue → observe → decide → act → wake | decide anything |
 //! | [`telemetry`] | logs, metrics, the HTTP endpoints | see a secret |
 //! | [`cli`] | the command line | be called by the rest |

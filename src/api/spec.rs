@@ -226,10 +226,10 @@ pub struct Target {
     #[schemars(extend("maxProperties" = 64), transform = schema::values_at_most::<8192>)]
     pub annotations: BTreeMap<String, String>,
 
-    /// The keys of the Secret, each with the template of its value. Templates are Jinja:
+    /// The keys of the Secret, each with the template of its value. They know
     /// {{ token }}, {{ token_type }}, {{ scope }}, {{ expires_at }} (RFC 3339),
-    /// {{ expires_at_unix }} (seconds), {{ instance_url }} and {{ client_id }} are known, and a
-    /// filter b64encode. A value is at most 64 KiB. Default: the key token with the token.
+    /// {{ expires_at_unix }} (seconds), {{ instance_url }} and {{ client_id }}, and a filter
+    /// b64encode; there are no statements. All values together are at most 64 KiB. Default: the key token with the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 64), transform = schema::values_at_most::<65536>)]
     pub data: Option<BTreeMap<String, String>>,

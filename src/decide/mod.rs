@@ -8,12 +8,14 @@
 //! can kill it at each of them.
 
 pub mod backoff;
+mod end;
 pub mod failure;
 pub mod observed;
 pub mod ownership;
 pub mod renewal;
 mod settle;
 mod status;
+mod synced;
 pub mod template;
 #[cfg(test)]
 mod tests;
@@ -197,7 +199,7 @@ fn not_supported_yet(v: &View<'_>) -> Option<&'static str> {
 
 /// No other resource has the same target and comes first.
 fn target_is_free(v: &View<'_>) -> Result<(), Step> {
-    let Some(rival) = v.o.rival.as_ref().filter(|rival| rival.comes_first) else {
+    let Some(rival) = &v.o.rival else {
         return Ok(());
     };
     let failure = Failure::new(
@@ -435,5 +437,5 @@ fn finish(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Step {
             Some(Ok(())) => {}
         }
     }
-    settle::succeeded(v, fresh).into()
+    synced::succeeded(v, fresh).into()
 }

@@ -1,4 +1,5 @@
-//! What `decide` looks at: values, gathered by `kubernetes::observe`.
+//! What `decide` looks at: values, gathered by `controller::Core` from the caches, the broker and
+//! what the reconcile has read so far.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -155,13 +156,12 @@ impl fmt::Debug for ClientRead {
     }
 }
 
-/// Another resource with the same target.
+/// Another resource with the same target, which comes first: it wrote the Secret that exists, or
+/// it is older.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rival {
     /// Its name.
     pub name: String,
-    /// It wrote the Secret that exists, or it is older.
-    pub comes_first: bool,
 }
 
 /// How a write of the target ended.

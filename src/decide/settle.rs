@@ -1,25 +1,22 @@
 //! How a reconcile ends: the status to write, the event to publish, the moment to wake again, and
-//! what to remember, all from one outcome.
+//! what to remember, all from one outcome. This file holds the ends that are not a success.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    FIGHT_PERIOD, Failure, Step,
+    Failure, Step,
     backoff::{Attempt, retry_at},
+    end::End,
     failure::class_of,
-    observed::{ClientRead, Memory, Observed, Remembered, Seen, Version, WriteOutcome},
-    ownership::timestamp,
-    renewal::{self, plus},
-    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, ready, set},
-    view::{View, is_kept, validity_of},
+    observed::{Memory, Observed, Remembered, Version},
+    renewal::plus,
+    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict},
+    view::View,
 };
 use crate::{
-    api::{
-        CreationPolicy, FailureStatus, ObservedObject, Reason, ServiceNowCredentialSpec,
-        ServiceNowCredentialStatus, TargetStatus, TokenStatus, condition,
-    },
+    api::{FailureStatus, Reason, ServiceNowCredentialSpec, ServiceNowCredentialStatus, condition},
     micro_time,
-    servicenow::{Held, SharedFailure},
+    servicenow::SharedFailure,
 };
 
 /// The end of a reconcile.
@@ -81,14 +78,10 @@ pub struct Transition {
 
 /// How long an attempt after the expiry may take before `Ready` says that the token expired.
 const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(5);
-/// How long after a success the next renewal is at the soonest.
-const SOONEST: SignedDuration = SignedDuration::from_millis(200);
 /// Whoever waits for an answer looks again after so long, woken or not.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// How long a new resource waits before its status says that it does.
 const PENDING_AFTER: SignedDuration = SignedDuration::from_secs(5);
-/// Kubelets bring a Secret's change to files within about a minute.
-const KUBELET_SYNC: SignedDuration = SignedDuration::from_mins(2);
 
 /// The resource is on its way out: its Secret goes by its owner reference.
 pub(super) fn leave_alone(o: &Observed<'_>) -> Settle {
@@ -307,292 +300,4 @@ fn is_quiet(old: &FailureStatus, new: &FailureStatus, now: Timestamp) -> bool {
         && !restarted
         && (!doubled || new.count == old.count)
         && !(long && old.retry_time != new.retry_time)
-}
-
-/// The Secret is as the spec says, with the token on record or with a fresh one.
-pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Settle {
-    let mut end = End::new(v, Outcome::Synced);
-    if let Some((client, held)) = fresh {
-        end.status.token = Some(token_status(v, held));
-        end.observe(client);
-        end.handled();
-    }
-    end.status.target = target_status(v, fresh);
-    if end.status.observed.is_empty()
-        && let Seen::Present(version) = &v.o.client_seen
-    {
-        end.observe_version(version);
-    }
-    end.status.failure = None;
-    end.memory.failure = None;
-    end.memory.judged_target = None;
-    end.memory.basis = Some(v.basis);
-    let trimmed = match fresh {
-        Some((client, _)) => client.trimmed,
-        None => status::get(&v.o.credential.status, condition::SYNCED)
-            .is_some_and(|c| c.message.contains(TRIMMED)),
-    };
-    let message = synced_message(v, end.status.token.as_ref(), trimmed);
-    end.conclude(
-        Verdict::new(TRUE, Reason::TokenSynced, message),
-        Expiry::Strict,
-    );
-    // A token that is due when it comes is not asked for in the same breath.
-    let soonest = plus(v.o.now, SOONEST);
-    end.wake = end
-        .status
-        .token
-        .as_ref()
-        .map(|t| t.renewal_time.0.max(soonest));
-    end.into_settle()
-}
-
-/// A renewal time is drawn once for each token, and again only when the margin wants it elsewhere.
-fn token_status(v: &View<'_>, held: &Held) -> TokenStatus {
-    let mut token = TokenStatus {
-        issued_at: micro_time(held.validity.issued_at),
-        expires_at: micro_time(held.validity.expires_at),
-        renewal_time: micro_time(held.validity.expires_at),
-        scope: Some(held.scope.clone()).filter(|scope| !scope.is_empty()),
-        sha256: Some(held.sha256.clone()),
-    };
-    let drawn = v.token.as_ref().filter(|old| {
-        old.sha256 == token.sha256 && validity_of(old) == validity_of(&token) && !is_kept(old)
-    });
-    if !held.kept {
-        token.renewal_time = match drawn {
-            Some(old) => old.renewal_time.clone(),
-            None => micro_time(v.draw(held.validity)),
-        };
-        v.refit(&mut token);
-    }
-    token
-}
-
-fn target_status(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Option<TargetStatus> {
-    let record = |version: &Version, sha256: String| TargetStatus {
-        name: v.target_name().to_owned(),
-        uid: version.uid.clone(),
-        resource_version: version.resource_version.clone(),
-        creation_policy: CreationPolicy::Owner,
-        sha256,
-    };
-    if let Some((sha256, WriteOutcome::Done(version))) = v.o.written {
-        return Some(record(version, sha256.clone()));
-    }
-    let Some(Some(read)) = v.o.target else {
-        return v.last_target().cloned();
-    };
-    // It was found as it shall be: what was read is what is recorded.
-    let rendered = fresh.and_then(|(client, held)| v.render(client, held).ok());
-    let sha256 = rendered
-        .map(|data| data.sha256())
-        .or_else(|| v.recorded_target().map(|target| target.sha256.clone()))?;
-    Some(record(&read.version, sha256))
-}
-
-/// The note on a client id or secret that had whitespace around it.
-const TRIMMED: &str = "had whitespace around it";
-
-fn synced_message(v: &View<'_>, token: Option<&TokenStatus>, trimmed: bool) -> String {
-    let Some(token) = token else {
-        return String::new();
-    };
-    let validity = validity_of(token);
-    let kept = is_kept(token);
-    let mut message = if kept {
-        format!(
-            "The Secret is as the spec says. This instance hands out the same token until it \
-             expires, so the next one is fetched at that moment, {}, and workloads see it shortly \
-             after.",
-            timestamp(token.expires_at.0)
-        )
-    } else {
-        let at = timestamp(token.renewal_time.0);
-        format!("The Secret is as the spec says; the token is renewed at {at}.")
-    };
-    let effective = renewal::effective(v.margin(), validity.lifetime());
-    if effective.clamped {
-        message += &format!(
-            " The wanted renewal margin does not fit the token's lifetime of {} s; it is kept \
-             within 10 to 80 % of it.",
-            validity.lifetime().as_secs()
-        );
-    }
-    if !kept && effective.margin < KUBELET_SYNC {
-        message += &format!(
-            " The margin is {} s, and kubelets take about a minute to bring a Secret's change to \
-             files: give the client a longer token lifetime, or renew earlier with spec.renewal.",
-            effective.margin.as_secs()
-        );
-    }
-    if trimmed {
-        message += &format!(
-            " The client id or secret in the Secret {:?} {TRIMMED}, which was taken off.",
-            v.spec.client.secret_ref.name
-        );
-    }
-    message
-}
-
-/// A settle in the making.
-struct End<'a> {
-    v: &'a View<'a>,
-    outcome: Outcome,
-    status: ServiceNowCredentialStatus,
-    wake: Option<Timestamp>,
-    memory: Memory,
-}
-
-impl<'a> End<'a> {
-    fn new(v: &'a View<'a>, outcome: Outcome) -> Self {
-        let mut memory = v.o.memory.clone();
-        let since = v.o.now - FIGHT_PERIOD;
-        memory.put_backs.retain(|at| *at > since);
-        let mut status = v.o.credential.status.clone();
-        status.token.clone_from(&v.token);
-        // A put-back is on record whatever else the round comes to.
-        if let (Some((sha256, WriteOutcome::Done(version))), Some(target)) = (
-            v.o.written,
-            status.target.as_mut().filter(|t| t.name == v.target_name()),
-        ) {
-            target.uid.clone_from(&version.uid);
-            target
-                .resource_version
-                .clone_from(&version.resource_version);
-            target.sha256.clone_from(sha256);
-        }
-        Self {
-            v,
-            outcome,
-            status,
-            wake: None,
-            memory,
-        }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.v.o.now
-    }
-
-    /// Whether the Secret that the status names still stands, as far as is known.
-    fn target_is_there(&self) -> bool {
-        let Some(target) = &self.status.target else {
-            return false;
-        };
-        let wanted = target.name == self.v.target_name();
-        if wanted && matches!(self.v.o.written, Some((_, WriteOutcome::Done(_)))) {
-            return true;
-        }
-        let seen = if wanted {
-            &self.v.o.target_seen
-        } else {
-            &self.v.o.previous_seen
-        };
-        match seen {
-            Seen::Unknown => true,
-            Seen::Absent => false,
-            Seen::Present(version) => version.uid == target.uid,
-        }
-    }
-
-    fn conclude(&mut self, synced: Verdict, expiry: Expiry) {
-        let generation = self.v.o.credential.generation;
-        let there = self.target_is_there();
-        let ready = ready(&self.status, &synced, there, expiry, self.now());
-        self.status.observed_generation = Some(generation);
-        let now = self.now();
-        set(&mut self.status, condition::READY, ready, generation, now);
-        set(&mut self.status, condition::SYNCED, synced, generation, now);
-    }
-
-    /// Looks at `Ready` alone: the last attempt says what it said.
-    fn ready_only(&mut self, expiry: Expiry) {
-        let Some(old) = status::get(&self.status, condition::SYNCED).cloned() else {
-            return;
-        };
-        let status = match old.status.as_str() {
-            TRUE => TRUE,
-            FALSE => FALSE,
-            _ => UNKNOWN,
-        };
-        let reason = old.reason.parse().unwrap_or(Reason::Pending);
-        let synced = Verdict::new(status, reason, old.message);
-        let ready = ready(
-            &self.status,
-            &synced,
-            self.target_is_there(),
-            expiry,
-            self.now(),
-        );
-        let generation = status::get(&self.status, condition::READY)
-            .and_then(|c| c.observed_generation)
-            .unwrap_or(self.v.o.credential.generation);
-        let now = self.now();
-        set(&mut self.status, condition::READY, ready, generation, now);
-    }
-
-    /// Looks again when the token expires, if that comes first.
-    fn wake_at_expiry(&mut self) {
-        let expiry = self.status.token.as_ref().map(|t| t.expires_at.0);
-        if let Some(expiry) = expiry.filter(|at| *at > self.now()) {
-            self.wake = Some(self.wake.map_or(expiry, |wake| wake.min(expiry)));
-        }
-    }
-
-    /// The renewal request has been acted on, for better or worse.
-    fn handled(&mut self) {
-        let request = self.v.o.credential.renew_request.as_ref();
-        let known = self.v.o.memory.renew_request.as_ref();
-        if request == known.map(|(value, _)| value) {
-            self.status.handled_renew_request = request.cloned();
-        }
-    }
-
-    fn observe(&mut self, client: &ClientRead) {
-        self.observe_version(&client.version);
-    }
-
-    fn observe_version(&mut self, version: &Version) {
-        self.status.observed = vec![ObservedObject {
-            kind: "Secret".to_owned(),
-            name: self.v.spec.client.secret_ref.name.clone(),
-            uid: version.uid.clone(),
-            resource_version: version.resource_version.clone(),
-        }];
-    }
-
-    fn into_settle(self) -> Settle {
-        let old = &self.v.o.credential.status;
-        let changed = *old != self.status;
-        Settle {
-            outcome: self.outcome,
-            transition: transition(old, &self.status),
-            status: changed.then_some(self.status),
-            wake: self.wake,
-            memory: self.memory,
-        }
-    }
-}
-
-/// Compares `Synced` before and after: into failure, between failures, out of it.
-fn transition(
-    old: &ServiceNowCredentialStatus,
-    new: &ServiceNowCredentialStatus,
-) -> Option<Transition> {
-    let new = status::get(new, condition::SYNCED)?;
-    let old = status::get(old, condition::SYNCED);
-    let failing = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| c.status == FALSE;
-    let was_failing = old.is_some_and(failing);
-    let same_reason = old.is_some_and(|old| old.reason == new.reason);
-    let worth_it = if failing(new) {
-        !(was_failing && same_reason)
-    } else {
-        was_failing && new.status == TRUE
-    };
-    worth_it.then(|| Transition {
-        reason: new.reason.parse().unwrap_or(Reason::InternalError),
-        message: new.message.clone(),
-        is_failure: failing(new),
-    })
 }

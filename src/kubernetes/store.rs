@@ -299,7 +299,6 @@ impl Store {
             .find(|other| owns(other) || age(other) < age(credential))
             .map(|other| Rival {
                 name: other.name.name.to_string(),
-                comes_first: true,
             })
     }
 }

@@ -284,7 +284,6 @@ fn old_news_of_a_resource_does_not_win_but_another_of_its_name_does() {
 fn older(who: &str) -> Option<Rival> {
     Some(Rival {
         name: who.to_owned(),
-        comes_first: true,
     })
 }
 

@@ -5,12 +5,15 @@ mod answer;
 mod broker;
 #[cfg(test)]
 mod broker_tests;
+mod exchange;
 mod http;
 mod key;
+mod key_state;
 mod token;
 
 pub use answer::{RawAnswer, judge};
-pub use broker::{Ask, Broker, Exchange, Held, Known, Limits, SharedFailure, Urgency};
+pub use broker::Broker;
+pub use exchange::{Ask, Exchange, Held, Known, Limits, SharedFailure, Urgency};
 pub use http::TokenEndpoint;
 pub use key::SharingKey;
 pub use token::{AccessToken, NotAToken, TokenAnswer};

@@ -2,7 +2,7 @@
 //! runs hot meanwhile.
 
 use jiff::SignedDuration;
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, test_runner::RngSeed};
 
 use super::{
     scene::*,
@@ -132,7 +132,7 @@ fn all_is_well(world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 20, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(1), cases: 20, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn after_any_bad_days_everything_is_well_again(events in events()) {
@@ -163,6 +163,10 @@ proptest! {
         }
         // At rest an hour is four renewals at most for each client that is in use, and a restart
         // is nothing.
+        if !world.under_way.is_empty() {
+            // An answer that the restart would lose is asked for again.
+            world.run_until(second + 7301);
+        }
         let before = (world.requests.len(), world.secret_writes, world.status_writes);
         world.restart();
         world.settle_down();

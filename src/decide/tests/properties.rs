@@ -1,7 +1,7 @@
 //! What holds for whatever is observed.
 
 use jiff::SignedDuration;
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, test_runner::RngSeed};
 
 use super::scene::*;
 use crate::{
@@ -204,7 +204,6 @@ fn shape_the_objects(mut scene: Scene, dice: &mut Dice) -> Scene {
     }
     scene.rival = dice.one_in(10).then(|| Rival {
         name: "other".to_owned(),
-        comes_first: dice.one_in(2),
     });
     // Nothing was sent or met after now.
     let past = scene.now.as_second() - at(0).as_second();
@@ -285,7 +284,7 @@ fn is_settled(step: &Step) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(1), cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn deciding_twice_gives_the_same_step(throws in scenes()) {

@@ -196,17 +196,16 @@ fn an_added_key_arrives_by_apply() {
     assert!(!put_back);
 }
 
-fn rival(name: &str, comes_first: bool) -> Option<Rival> {
+fn rival(name: &str) -> Option<Rival> {
     Some(Rival {
         name: name.to_owned(),
-        comes_first,
     })
 }
 
 #[test]
 fn the_older_of_two_resources_gets_the_target() {
     let mut younger = Scene::new();
-    younger.rival = rival("older", true);
+    younger.rival = rival("older");
     let end = younger.end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::TargetConflict));
     assert_eq!(end.wake, None);
@@ -217,7 +216,7 @@ fn the_older_of_two_resources_gets_the_target() {
             .contains("ServiceNowCredential \"older\"")
     );
     let mut older = Scene::new();
-    older.rival = rival("younger", false);
+    older.rival = None;
     assert!(older.wants_to_read_client());
     let mut freed = younger.ended();
     freed.rival = None;

@@ -290,3 +290,50 @@ fn two_resources_with_one_target_do_not_fight() {
     assert_eq!(world.token("b"), None);
     assert_eq!(world.requests.len(), 1);
 }
+
+#[test]
+fn what_is_taken_away_when_its_token_is_due_is_put_back_and_renewed_in_one_go() {
+    let mut world = World::with(&["a"]);
+    world.run_until(1109);
+    // Both in one round: the timer is over and the Secret is gone.
+    world.now = at(1200);
+    world.meddle("a", |_| false);
+    world.settle_down();
+    assert_eq!(
+        world.token("a").as_deref(),
+        Some("dev12345.service-now.com-1")
+    );
+    world.run_until(1210);
+    assert_eq!(
+        world.token("a").as_deref(),
+        Some("dev12345.service-now.com-2")
+    );
+    assert_eq!(world.requests.len(), 2);
+}
+
+#[test]
+fn a_success_wakes_those_too_who_learned_of_the_refusal_from_others() {
+    let mut world = World::with(&["a"]);
+    always(&mut world, |_| Err(refused()));
+    world.run_until(400);
+    world.create("b");
+    world.run_until(401);
+    assert_eq!(world.synced("b"), is("False", Reason::AccessDenied));
+    always(&mut world, |_| good("at-last", 1800));
+    world.request_renewal("a", "now");
+    world.run_until(403);
+    assert_eq!(world.ready("b"), is("True", Reason::TokenValid));
+}
+
+#[test]
+fn a_resource_that_is_created_anew_remembers_nothing_of_the_one_before() {
+    let mut world = World::with(&["a"]);
+    world.request_renewal("a", "from the manifest");
+    world.run_until(100);
+    let before = world.requests.len();
+    world.delete("a");
+    world.create("a");
+    world.request_renewal("a", "from the manifest");
+    world.run_until(110);
+    assert_eq!(world.requests.len(), before + 1, "its request is a new one");
+}

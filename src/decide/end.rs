@@ -1,0 +1,174 @@
+//! A settle in the making: what all ends have in common.
+
+use jiff::Timestamp;
+
+use super::{
+    FIGHT_PERIOD,
+    observed::{ClientRead, Memory, Seen, Version, WriteOutcome},
+    settle::{Outcome, Settle, Transition},
+    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, ready, set},
+    view::View,
+};
+use crate::api::{ObservedObject, Reason, ServiceNowCredentialStatus, condition};
+
+/// A settle in the making.
+pub(super) struct End<'a> {
+    pub(super) v: &'a View<'a>,
+    pub(super) outcome: Outcome,
+    pub(super) status: ServiceNowCredentialStatus,
+    pub(super) wake: Option<Timestamp>,
+    pub(super) memory: Memory,
+}
+
+impl<'a> End<'a> {
+    pub(super) fn new(v: &'a View<'a>, outcome: Outcome) -> Self {
+        let mut memory = v.o.memory.clone();
+        let since = v.o.now - FIGHT_PERIOD;
+        memory.put_backs.retain(|at| *at > since);
+        let mut status = v.o.credential.status.clone();
+        status.token.clone_from(&v.token);
+        // A put-back is on record whatever else the round comes to.
+        if let (Some((sha256, WriteOutcome::Done(version))), Some(target)) = (
+            v.o.written,
+            status.target.as_mut().filter(|t| t.name == v.target_name()),
+        ) {
+            target.uid.clone_from(&version.uid);
+            target
+                .resource_version
+                .clone_from(&version.resource_version);
+            target.sha256.clone_from(sha256);
+        }
+        Self {
+            v,
+            outcome,
+            status,
+            wake: None,
+            memory,
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.v.o.now
+    }
+
+    /// Whether the Secret that the status names still stands, as far as is known.
+    pub(super) fn target_is_there(&self) -> bool {
+        let Some(target) = &self.status.target else {
+            return false;
+        };
+        let wanted = target.name == self.v.target_name();
+        if wanted && matches!(self.v.o.written, Some((_, WriteOutcome::Done(_)))) {
+            return true;
+        }
+        let seen = if wanted {
+            &self.v.o.target_seen
+        } else {
+            &self.v.o.previous_seen
+        };
+        match seen {
+            Seen::Unknown => true,
+            Seen::Absent => false,
+            Seen::Present(version) => version.uid == target.uid,
+        }
+    }
+
+    pub(super) fn conclude(&mut self, synced: Verdict, expiry: Expiry) {
+        let generation = self.v.o.credential.generation;
+        let there = self.target_is_there();
+        let ready = ready(&self.status, &synced, there, expiry, self.now());
+        self.status.observed_generation = Some(generation);
+        let now = self.now();
+        set(&mut self.status, condition::READY, ready, generation, now);
+        set(&mut self.status, condition::SYNCED, synced, generation, now);
+    }
+
+    /// Looks at `Ready` alone: the last attempt says what it said.
+    pub(super) fn ready_only(&mut self, expiry: Expiry) {
+        let Some(old) = status::get(&self.status, condition::SYNCED).cloned() else {
+            return;
+        };
+        let status = match old.status.as_str() {
+            TRUE => TRUE,
+            FALSE => FALSE,
+            _ => UNKNOWN,
+        };
+        let reason = old.reason.parse().unwrap_or(Reason::Pending);
+        let synced = Verdict::new(status, reason, old.message);
+        let ready = ready(
+            &self.status,
+            &synced,
+            self.target_is_there(),
+            expiry,
+            self.now(),
+        );
+        let generation = status::get(&self.status, condition::READY)
+            .and_then(|c| c.observed_generation)
+            .unwrap_or(self.v.o.credential.generation);
+        let now = self.now();
+        set(&mut self.status, condition::READY, ready, generation, now);
+    }
+
+    /// Looks again when the token expires, if that comes first.
+    pub(super) fn wake_at_expiry(&mut self) {
+        let expiry = self.status.token.as_ref().map(|t| t.expires_at.0);
+        if let Some(expiry) = expiry.filter(|at| *at > self.now()) {
+            self.wake = Some(self.wake.map_or(expiry, |wake| wake.min(expiry)));
+        }
+    }
+
+    /// The renewal request has been acted on, for better or worse.
+    pub(super) fn handled(&mut self) {
+        let request = self.v.o.credential.renew_request.as_ref();
+        let known = self.v.o.memory.renew_request.as_ref();
+        if request == known.map(|(value, _)| value) {
+            self.status.handled_renew_request = request.cloned();
+        }
+    }
+
+    pub(super) fn observe(&mut self, client: &ClientRead) {
+        self.observe_version(&client.version);
+    }
+
+    pub(super) fn observe_version(&mut self, version: &Version) {
+        self.status.observed = vec![ObservedObject {
+            kind: "Secret".to_owned(),
+            name: self.v.spec.client.secret_ref.name.clone(),
+            uid: version.uid.clone(),
+            resource_version: version.resource_version.clone(),
+        }];
+    }
+
+    pub(super) fn into_settle(self) -> Settle {
+        let old = &self.v.o.credential.status;
+        let changed = *old != self.status;
+        Settle {
+            outcome: self.outcome,
+            transition: transition(old, &self.status),
+            status: changed.then_some(self.status),
+            wake: self.wake,
+            memory: self.memory,
+        }
+    }
+}
+
+/// Compares `Synced` before and after: into failure, between failures, out of it.
+fn transition(
+    old: &ServiceNowCredentialStatus,
+    new: &ServiceNowCredentialStatus,
+) -> Option<Transition> {
+    let new = status::get(new, condition::SYNCED)?;
+    let old = status::get(old, condition::SYNCED);
+    let failing = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| c.status == FALSE;
+    let was_failing = old.is_some_and(failing);
+    let same_reason = old.is_some_and(|old| old.reason == new.reason);
+    let worth_it = if failing(new) {
+        !(was_failing && same_reason)
+    } else {
+        was_failing && new.status == TRUE
+    };
+    worth_it.then(|| Transition {
+        reason: new.reason.parse().unwrap_or(Reason::InternalError),
+        message: new.message.clone(),
+        is_failure: failing(new),
+    })
+}

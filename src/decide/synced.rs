@@ -1,0 +1,149 @@
+//! The end that is a success: the Secret is as the spec says.
+
+use jiff::SignedDuration;
+
+use super::{
+    end::End,
+    observed::{ClientRead, Seen, Version, WriteOutcome},
+    ownership::timestamp,
+    renewal::{self, plus},
+    settle::{Outcome, Settle},
+    status::{self, Expiry, TRUE, Verdict},
+    view::{View, is_kept, validity_of},
+};
+use crate::{
+    api::{CreationPolicy, Reason, TargetStatus, TokenStatus, condition},
+    micro_time,
+    servicenow::Held,
+};
+
+/// How long after a success the next renewal is at the soonest.
+const SOONEST: SignedDuration = SignedDuration::from_millis(200);
+/// Kubelets bring a Secret's change to files within about a minute.
+const KUBELET_SYNC: SignedDuration = SignedDuration::from_mins(2);
+
+/// The Secret is as the spec says, with the token on record or with a fresh one.
+pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Settle {
+    let mut end = End::new(v, Outcome::Synced);
+    if let Some((client, held)) = fresh {
+        end.status.token = Some(token_status(v, held));
+        end.observe(client);
+        end.handled();
+    }
+    end.status.target = target_status(v, fresh);
+    if end.status.observed.is_empty()
+        && let Seen::Present(version) = &v.o.client_seen
+    {
+        end.observe_version(version);
+    }
+    end.status.failure = None;
+    end.memory.failure = None;
+    end.memory.judged_target = None;
+    end.memory.basis = Some(v.basis);
+    let trimmed = match fresh {
+        Some((client, _)) => client.trimmed,
+        None => status::get(&v.o.credential.status, condition::SYNCED)
+            .is_some_and(|c| c.message.contains(TRIMMED)),
+    };
+    let message = synced_message(v, end.status.token.as_ref(), trimmed);
+    end.conclude(
+        Verdict::new(TRUE, Reason::TokenSynced, message),
+        Expiry::Strict,
+    );
+    // A token that is due when it comes is not asked for in the same breath.
+    let soonest = plus(v.o.now, SOONEST);
+    end.wake = end
+        .status
+        .token
+        .as_ref()
+        .map(|t| t.renewal_time.0.max(soonest));
+    end.into_settle()
+}
+
+/// A renewal time is drawn once for each token, and again only when the margin wants it elsewhere.
+fn token_status(v: &View<'_>, held: &Held) -> TokenStatus {
+    let mut token = TokenStatus {
+        issued_at: micro_time(held.validity.issued_at),
+        expires_at: micro_time(held.validity.expires_at),
+        renewal_time: micro_time(held.validity.expires_at),
+        scope: Some(held.scope.clone()).filter(|scope| !scope.is_empty()),
+        sha256: Some(held.sha256.clone()),
+    };
+    let drawn = v.token.as_ref().filter(|old| {
+        old.sha256 == token.sha256 && validity_of(old) == validity_of(&token) && !is_kept(old)
+    });
+    if !held.kept {
+        token.renewal_time = match drawn {
+            Some(old) => old.renewal_time.clone(),
+            None => micro_time(v.draw(held.validity)),
+        };
+        v.refit(&mut token);
+    }
+    token
+}
+
+fn target_status(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Option<TargetStatus> {
+    let record = |version: &Version, sha256: String| TargetStatus {
+        name: v.target_name().to_owned(),
+        uid: version.uid.clone(),
+        resource_version: version.resource_version.clone(),
+        creation_policy: CreationPolicy::Owner,
+        sha256,
+    };
+    if let Some((sha256, WriteOutcome::Done(version))) = v.o.written {
+        return Some(record(version, sha256.clone()));
+    }
+    let Some(Some(read)) = v.o.target else {
+        return v.last_target().cloned();
+    };
+    // It was found as it shall be: what was read is what is recorded.
+    let rendered = fresh.and_then(|(client, held)| v.render(client, held).ok());
+    let sha256 = rendered
+        .map(|data| data.sha256())
+        .or_else(|| v.recorded_target().map(|target| target.sha256.clone()))?;
+    Some(record(&read.version, sha256))
+}
+
+/// The note on a client id or secret that had whitespace around it.
+const TRIMMED: &str = "had whitespace around it";
+
+fn synced_message(v: &View<'_>, token: Option<&TokenStatus>, trimmed: bool) -> String {
+    let Some(token) = token else {
+        return String::new();
+    };
+    let validity = validity_of(token);
+    let kept = is_kept(token);
+    let mut message = if kept {
+        format!(
+            "The Secret is as the spec says. This instance hands out the same token until it \
+             expires, so the next one is fetched at that moment, {}, and workloads see it shortly \
+             after.",
+            timestamp(token.expires_at.0)
+        )
+    } else {
+        let at = timestamp(token.renewal_time.0);
+        format!("The Secret is as the spec says; the token is renewed at {at}.")
+    };
+    let effective = renewal::effective(v.margin(), validity.lifetime());
+    if effective.clamped {
+        message += &format!(
+            " The wanted renewal margin does not fit the token's lifetime of {} s; it is kept \
+             within 10 to 80 % of it.",
+            validity.lifetime().as_secs()
+        );
+    }
+    if !kept && effective.margin < KUBELET_SYNC {
+        message += &format!(
+            " The margin is {} s, and kubelets take about a minute to bring a Secret's change to \
+             files: give the client a longer token lifetime, or renew earlier with spec.renewal.",
+            effective.margin.as_secs()
+        );
+    }
+    if trimmed {
+        message += &format!(
+            " The client id or secret in the Secret {:?} {TRIMMED}, which was taken off.",
+            v.spec.client.secret_ref.name
+        );
+    }
+    message
+}

@@ -1,0 +1,115 @@
+//! The values that pass between a resource and the broker.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::token::AccessToken;
+use crate::decide::{Class, Failure, Name, renewal::Validity};
+
+/// A token in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// The token.
+    pub token: AccessToken,
+    /// Its hex SHA-256.
+    pub sha256: String,
+    /// The scope that the instance answered.
+    pub scope: String,
+    /// From the request that brought it, or moved its expiry, to its expiry.
+    pub validity: Validity,
+    /// When the request was sent that last brought it.
+    pub sent_at: Timestamp,
+    /// The instance gave the same token without moving its expiry: it keeps tokens until they
+    /// expire, and asking earlier gains nothing.
+    pub kept: bool,
+}
+
+/// What a resource already knows of its token, from its status: a same-token answer is judged
+/// against it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    /// Hex SHA-256 of the token.
+    pub sha256: String,
+    /// The recorded validity.
+    pub validity: Validity,
+}
+
+/// A failure that everyone with the same key, or on the same origin, waits out together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedFailure {
+    /// What went wrong.
+    pub failure: Failure,
+    /// Failures in a row.
+    pub count: u32,
+    /// When the failed request was sent.
+    pub sent_at: Timestamp,
+    /// When the answer was in.
+    pub at: Timestamp,
+    /// When the next request may go out.
+    pub retry_at: Timestamp,
+}
+
+/// What the broker knows for one key, as `decide` sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Exchange {
+    /// The last token, if any.
+    pub held: Option<Held>,
+    /// The failure that keeps this key waiting: its own, or its origin's.
+    pub failure: Option<SharedFailure>,
+    /// A request is queued or on its way, since this moment, and its answer wakes this resource.
+    pub asked_at: Option<Timestamp>,
+    /// No request before this moment: the least interval after a success.
+    pub not_before: Option<Timestamp>,
+}
+
+/// Who goes first at an origin whose request limit is reached. Smaller goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Less than a tenth of the lifetime is left; nearest expiry first.
+    Expiring(Timestamp),
+    /// There is no token yet.
+    New,
+    /// A renewal in good time; nearest expiry first.
+    Renewal(Timestamp),
+}
+
+impl Urgency {
+    /// The urgency of a resource with a token of this validity, or with none yet.
+    pub fn of(token: Option<Validity>, now: Timestamp) -> Self {
+        match token {
+            None => Self::New,
+            Some(validity) => {
+                let left = validity.expires_at.duration_since(now);
+                if left < validity.lifetime() / 10 {
+                    Self::Expiring(validity.expires_at)
+                } else {
+                    Self::Renewal(validity.expires_at)
+                }
+            }
+        }
+    }
+}
+
+/// A resource's wish for a token.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Who is woken by the answer.
+    pub name: Name,
+    /// Its place in the queue.
+    pub urgency: Urgency,
+    /// What it knows already.
+    pub known: Option<Known>,
+    /// Failures in a row that its status remembers, and of which class, so that a restart does not
+    /// begin anew.
+    pub failures: Option<(Class, u32)>,
+    /// Asked for by a person: goes out even while the origin is held.
+    pub forced: bool,
+}
+
+/// How requests are bounded.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests under way at one origin.
+    pub per_origin: usize,
+    /// The least interval between two successes of one key.
+    pub min_interval: SignedDuration,
+}

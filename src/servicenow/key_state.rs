@@ -1,0 +1,287 @@
+//! What is known of one sharing key, and what an answer makes of it.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    exchange::{Held, Known, SharedFailure, Urgency},
+    token::TokenAnswer,
+};
+use crate::{
+    api::Reason,
+    decide::{
+        Failure, Name,
+        backoff::{Attempt, retry_at},
+        failure::Class,
+        renewal::{Validity, plus},
+    },
+};
+
+/// A same-token answer at the expiry is asked again at this pace …
+const AT_EXPIRY_SOON: SignedDuration = SignedDuration::from_millis(200);
+/// … for this long, …
+const AT_EXPIRY_SOON_FOR: SignedDuration = SignedDuration::from_millis(1500);
+/// … then at this pace, …
+const AT_EXPIRY_LATER: SignedDuration = SignedDuration::from_secs(1);
+/// … and after this long it is no valid answer any more.
+const AT_EXPIRY_GIVEN_UP: SignedDuration = SignedDuration::from_secs(5);
+
+/// Instances refuse now and then one of several concurrent requests; the next one passes.
+pub(super) const ONE_OFF_REFUSAL: SignedDuration = SignedDuration::from_secs(1);
+
+/// An expiry has moved if it is later, or earlier, by more than this (and the round trip).
+const MOVED: SignedDuration = SignedDuration::from_secs(2);
+
+/// A failure that says nothing of when to try again is waited out this long.
+const NO_TIME_SAID: SignedDuration = SignedDuration::from_hours(1);
+
+#[derive(Default)]
+pub(super) struct KeyState {
+    pub(super) held: Option<Held>,
+    pub(super) failure: Option<SharedFailure>,
+    pub(super) known: Option<Known>,
+    pub(super) failures_before: Option<(Class, u32)>,
+    pub(super) queued: Option<Queued>,
+    pub(super) under_way: Option<Timestamp>,
+    /// A person asked for the request that is under way.
+    pub(super) forced: bool,
+    pub(super) waiters: BTreeSet<Name>,
+    /// Those who were told of a failure: they wait it out, and are woken when it is over sooner.
+    pub(super) told: BTreeSet<Name>,
+    pub(super) one_off_spent: bool,
+    pub(super) at_expiry_since: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Queued {
+    pub(super) urgency: Urgency,
+    pub(super) since: Timestamp,
+    pub(super) not_before: Timestamp,
+    pub(super) forced: bool,
+}
+
+/// A failure as it is shared.
+pub(super) fn share(
+    failure: Failure,
+    count: u32,
+    sent_at: Timestamp,
+    now: Timestamp,
+    expires_at: Option<Timestamp>,
+    random: f64,
+) -> SharedFailure {
+    let attempt = Attempt {
+        class: failure.class(),
+        count,
+        retry_after: failure.retry_after(),
+        expires_at,
+        random,
+    };
+    SharedFailure {
+        retry_at: retry_at(&attempt, now).unwrap_or(plus(now, NO_TIME_SAID)),
+        failure,
+        count,
+        sent_at,
+        at: now,
+    }
+}
+
+/// What an answer is.
+pub(super) enum Judged {
+    /// A token to hold.
+    Held(Held),
+    /// To be asked again at this moment.
+    Again(Timestamp),
+}
+
+impl KeyState {
+    pub(super) fn leave(&mut self, name: &Name) {
+        if self.waiters.remove(name) && self.waiters.is_empty() {
+            self.queued = None;
+        }
+    }
+
+    /// Failures in a row with this one: by cause, and those that were under way together count as
+    /// one.
+    pub(super) fn count(
+        &self,
+        before: Option<&SharedFailure>,
+        failure: &Failure,
+        sent_at: Timestamp,
+    ) -> u32 {
+        let class = failure.class();
+        match before.filter(|before| before.failure.class() == class) {
+            Some(before) if sent_at < before.at => before.count,
+            Some(before) => before.count.saturating_add(1),
+            None => {
+                let remembered = self.failures_before.filter(|(of, _)| *of == class);
+                remembered.map_or(0, |(_, count)| count).saturating_add(1)
+            }
+        }
+    }
+
+    /// Everyone with this key waits; returns who is to wake.
+    pub(super) fn fail(
+        &mut self,
+        failure: Failure,
+        sent_at: Timestamp,
+        now: Timestamp,
+        random: f64,
+    ) -> BTreeSet<Name> {
+        let count = self.count(self.failure.as_ref(), &failure, sent_at);
+        self.failure = Some(share(failure, count, sent_at, now, self.expiry(), random));
+        self.failures_before = None;
+        let woken = std::mem::take(&mut self.waiters);
+        self.told.extend(woken.iter().cloned());
+        woken
+    }
+
+    pub(super) fn requeue(&mut self, now: Timestamp, not_before: Timestamp) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let urgency = self.expiry().map_or(Urgency::New, Urgency::Expiring);
+        self.queued = Some(Queued {
+            urgency,
+            since: now,
+            not_before,
+            forced: self.forced,
+        });
+    }
+
+    /// Everyone with this key is served; returns who is to wake.
+    pub(super) fn succeed(&mut self, held: Held) -> BTreeSet<Name> {
+        self.known = Some(Known {
+            sha256: held.sha256.clone(),
+            validity: held.validity,
+        });
+        self.held = Some(held);
+        self.failure = None;
+        self.failures_before = None;
+        self.one_off_spent = false;
+        self.at_expiry_since = None;
+        let mut woken = std::mem::take(&mut self.told);
+        woken.append(&mut self.waiters);
+        woken
+    }
+
+    pub(super) fn expiry(&self) -> Option<Timestamp> {
+        self.known.as_ref().map(|known| known.validity.expires_at)
+    }
+
+    /// The first refusal of a client that was good before is tried once more.
+    pub(super) fn is_one_off(&self, failure: &Failure) -> bool {
+        let refused_before =
+            matches!(self.failures_before, Some((Class::Refused, count)) if count > 0);
+        let good_before = self.known.is_some() && self.failure.is_none() && !refused_before;
+        failure.class() == Class::Refused && good_before && !self.one_off_spent
+    }
+
+    pub(super) fn judge(
+        &mut self,
+        answer: TokenAnswer,
+        origin: &str,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Judged, Failure> {
+        let sha256 = answer.token.sha256();
+        let known = self.known.as_ref().filter(|known| known.sha256 == sha256);
+        let (validity, kept) = match known {
+            None => (new_validity(answer.expires_in, origin, sent_at)?, false),
+            Some(known) => {
+                let recorded = known.validity;
+                // A missing lifetime of a known token says nothing new about it.
+                let seconds = answer.expires_in.unwrap_or(0).max(0);
+                let stated = Validity {
+                    issued_at: sent_at,
+                    expires_at: plus(sent_at, SignedDuration::from_secs(seconds)),
+                };
+                let round_trip = now.duration_since(sent_at).max(SignedDuration::ZERO);
+                let silent = answer.expires_in.is_none();
+                let moved_after = plus(recorded.expires_at, MOVED + round_trip);
+                // An expiry that is over has not moved, however late it is told.
+                let ahead = stated.expires_at > now;
+                if !silent && ahead && stated.expires_at > moved_after {
+                    (stated, false)
+                } else if sent_at >= recorded.expires_at {
+                    return self.ask_again(origin, now).map(Judged::Again);
+                } else if !silent && plus(stated.expires_at, MOVED) < recorded.expires_at {
+                    let expires_at = stated.expires_at;
+                    (
+                        Validity {
+                            expires_at,
+                            ..recorded
+                        },
+                        true,
+                    )
+                } else {
+                    (recorded, true)
+                }
+            }
+        };
+        if !kept && validity.expires_at <= now {
+            return Err(over_on_arrival(origin));
+        }
+        Ok(Judged::Held(Held {
+            token: answer.token,
+            sha256,
+            scope: answer.scope,
+            validity,
+            sent_at,
+            kept,
+        }))
+    }
+
+    /// The instance still hands out a token whose time is over by our count.
+    fn ask_again(&mut self, origin: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+        let since = *self.at_expiry_since.get_or_insert(now);
+        let waited = now.duration_since(since);
+        if waited < AT_EXPIRY_SOON_FOR {
+            return Ok(now + AT_EXPIRY_SOON);
+        }
+        if waited < AT_EXPIRY_GIVEN_UP {
+            return Ok(now + AT_EXPIRY_LATER);
+        }
+        // Until there is another token, each further attempt is one request, and backed off.
+        Err(Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "{origin} still answers with the token whose lifetime is over, and says nothing of a \
+                 longer one. Compare the clocks of the instance and of this cluster; if they agree, \
+                 look at the client's Access Token Lifespan in the Application Registry."
+            ),
+        ))
+    }
+}
+
+fn over_on_arrival(origin: &str) -> Failure {
+    Failure::new(
+        Reason::InvalidResponse,
+        format!(
+            "{origin} answered with a token whose lifetime was over before the answer was in. Give \
+             the client a longer Access Token Lifespan in the Application Registry, or find out why \
+             the instance answers so slowly."
+        ),
+    )
+}
+
+fn new_validity(
+    expires_in: Option<i64>,
+    origin: &str,
+    sent_at: Timestamp,
+) -> Result<Validity, Failure> {
+    let seconds = expires_in.filter(|seconds| *seconds > 0).ok_or_else(|| {
+        Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "{origin} answered with a new token but without a positive expires_in, so nobody can \
+                 say when it expires. Set the client's Access Token Lifespan in the Application \
+                 Registry."
+            ),
+        )
+    })?;
+    Ok(Validity {
+        issued_at: sent_at,
+        expires_at: plus(sent_at, SignedDuration::from_secs(seconds)),
+    })
+}
