@@ -103,11 +103,7 @@ impl Controller {
                 Ok(None) => {}
                 Err(failure) => {
                     tracing::warn!(resource = %name, error = %failure, "status not written");
-                    let unwritten = &mut settle.memory.unwritten;
-                    *unwritten = unwritten.saturating_add(1);
-                    let wait = SignedDuration::from_secs(1 << (*unwritten).min(6));
-                    let retry = self.clock.now() + wait;
-                    settle.wake = Some(settle.wake.map_or(retry, |wake| wake.min(retry)));
+                    settle.status_unwritten(self.clock.now());
                 }
             }
         }

@@ -34,6 +34,17 @@ pub struct Settle {
     pub memory: Memory,
 }
 
+impl Settle {
+    /// The status could not be written: it is tried again soon, and later each time.
+    pub fn status_unwritten(&mut self, now: Timestamp) {
+        let unwritten = &mut self.memory.unwritten;
+        *unwritten = unwritten.saturating_add(1);
+        let wait = SignedDuration::from_secs(1 << (*unwritten).min(6));
+        let retry = plus(now, wait);
+        self.wake = Some(self.wake.map_or(retry, |wake| wake.min(retry)));
+    }
+}
+
 impl From<Settle> for Step {
     fn from(settle: Settle) -> Self {
         Self::Settle(Box::new(settle))

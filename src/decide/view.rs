@@ -352,13 +352,17 @@ impl<'a> View<'a> {
         {
             return false;
         }
-        let answers_us = self.o.asked_at.is_some_and(|asked| held.sent_at >= asked);
-        match &self.token {
-            Some(token) if token.sha256.as_deref() == Some(&held.sha256) => {
-                let moved = held.validity.expires_at > token.expires_at.0;
-                moved || held.kept || answers_us || now < token.renewal_time.0
-            }
-            _ => answers_us || held.kept || now < renewal::latest(held.validity, self.margin()),
+        if held.kept || self.o.asked_at.is_some_and(|asked| held.sent_at >= asked) {
+            return true;
+        }
+        // One that is on record is due when its record says so.
+        let on_record = self.token.as_ref().filter(|token| {
+            token.sha256.as_deref() == Some(&held.sha256)
+                && token.expires_at.0 >= held.validity.expires_at
+        });
+        match on_record {
+            Some(token) => now < token.renewal_time.0,
+            None => now < renewal::latest(held.validity, self.margin()),
         }
     }
 

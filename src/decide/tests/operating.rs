@@ -187,10 +187,7 @@ impl World {
         let exists = subject.is_some_and(|subject| stored == Some(subject.uid.clone()));
         if let (Some(status), true) = (&settle.status, exists) {
             if self.statuses_fail {
-                let unwritten = &mut settle.memory.unwritten;
-                *unwritten = unwritten.saturating_add(1);
-                let retry = self.now + seconds(1 << (*unwritten).min(6));
-                settle.wake = Some(settle.wake.map_or(retry, |wake| wake.min(retry)));
+                settle.status_unwritten(self.now);
             } else {
                 settle.memory.unwritten = 0;
                 self.status_writes += 1;

@@ -234,6 +234,23 @@ fn a_status_that_could_not_be_written_is_written_later() {
 }
 
 #[test]
+fn a_status_that_cannot_be_written_for_long_makes_nothing_run_hot() {
+    let mut world = World::with(&["a"]);
+    // The same token each time, with an expiry that moves.
+    always(&mut world, |_| good("moved", 1800));
+    world.run_until(10);
+    world.statuses_fail = true;
+    let before = (world.rounds, world.requests.len());
+    world.run_until(7200);
+    let (rounds, requests) = (world.rounds - before.0, world.requests.len() - before.1);
+    assert!(rounds < 300, "{rounds} rounds in two hours");
+    assert!(requests < 10, "{requests} requests in two hours");
+    world.statuses_fail = false;
+    world.run_until(7300);
+    assert_eq!(world.ready("a"), is("True", Reason::TokenValid));
+}
+
+#[test]
 fn a_deleted_secret_is_back_at_once_in_the_middle_of_an_outage() {
     let mut world = World::with(&["a"]);
     world.run_until(10);
