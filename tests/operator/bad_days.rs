@@ -9,22 +9,11 @@ use testkit::{
     servicenow::{ExpiresIn, Fault, RetryAfter},
 };
 
-use crate::support::{CLIENT_ID, Scene, eventually};
+use crate::support::{CLIENT_ID, Scene};
 
 /// Asks for a renewal, and returns the message of the failure that it meets.
 async fn fail_renewal(scene: &Scene, value: &str, reason: &str) -> String {
-    let request = json!({"metadata": {"annotations": {"snowcred.dev/renew-requested-at": value}}});
-    scene.change("itsm", request).await;
-    eventually("the request has been handled", async || {
-        let handled = scene
-            .get("itsm")
-            .await
-            .status
-            .unwrap()
-            .handled_renew_request;
-        (handled.as_deref() == Some(value)).then_some(())
-    })
-    .await;
+    scene.renew("itsm", value).await;
     scene.await_failure("itsm", reason).await
 }
 
@@ -106,9 +95,7 @@ async fn each_bad_day_has_its_reason_and_the_last_good_token_stays() {
             .await;
     }
     scene.instance.set_fault(None);
-    let request =
-        json!({"metadata": {"annotations": {"snowcred.dev/renew-requested-at": "well again"}}});
-    scene.change("itsm", request).await;
+    scene.renew("itsm", "well again").await;
     scene.await_synced("itsm").await;
     assert_eq!(scene.instance.cookies_returned(), 0);
 }
@@ -149,12 +136,8 @@ async fn a_one_off_refusal_among_good_answers_is_tried_once_more_and_nobody_is_t
     scene.create("itsm", scene.spec()).await;
     let first = scene.await_synced("itsm").await;
     scene.instance.fault_times(Fault::AccessDenied, 1);
-    let request = json!({"metadata": {"annotations": {"snowcred.dev/renew-requested-at": "1"}}});
-    scene.change("itsm", request).await;
-    eventually("there is a new token", async || {
-        scene.token("itsm").await.filter(|token| *token != first)
-    })
-    .await;
+    scene.renew("itsm", "1").await;
+    assert_ne!(scene.token("itsm").await.unwrap(), first);
     assert_eq!(scene.instance.token_requests(), 3);
     assert_eq!(scene.events("itsm").await, []);
 }

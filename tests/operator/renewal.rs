@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::json;
-use testkit::servicenow::TokenMode;
+use testkit::{operator::Operator, servicenow::TokenMode};
 
 use crate::support::{Scene, condition, eventually, until};
 
@@ -158,19 +158,7 @@ async fn any_new_value_of_the_renew_annotation_asks_for_one_renewal() {
     scene.create("itsm", scene.spec()).await;
     let mut token = scene.await_synced("itsm").await;
     for value in ["now", "again"] {
-        let request =
-            json!({"metadata": {"annotations": {"snowcred.dev/renew-requested-at": value}}});
-        scene.change("itsm", request).await;
-        eventually("the request has been handled", async || {
-            let handled = scene
-                .get("itsm")
-                .await
-                .status
-                .unwrap()
-                .handled_renew_request;
-            (handled.as_deref() == Some(value)).then_some(())
-        })
-        .await;
+        scene.renew("itsm", value).await;
         let next = scene.token("itsm").await.unwrap();
         assert_ne!(next, token);
         token = next;
@@ -203,5 +191,3 @@ async fn a_suspended_resource_is_left_alone_and_its_ready_turns_false_at_expiry(
         .await;
     assert_ne!(scene.token("itsm").await.unwrap(), first);
 }
-
-use testkit::operator::Operator;

@@ -95,15 +95,7 @@ async fn logs_events_conditions_and_metrics_hold_no_secret_at_any_log_level() {
     {
         scene.instance.set_fault(Some(fault));
         for name in ["itsm", "body"] {
-            let value = number.to_string();
-            let request =
-                json!({"metadata": {"annotations": {"snowcred.dev/renew-requested-at": value}}});
-            scene.change(name, request).await;
-            eventually("the request has been handled", async || {
-                let handled = scene.get(name).await.status.unwrap().handled_renew_request;
-                (handled == Some(value.clone())).then_some(())
-            })
-            .await;
+            scene.renew(name, &number.to_string()).await;
         }
     }
     secrets.push("marked token 7a1d with spaces".to_owned());

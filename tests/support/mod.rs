@@ -235,6 +235,18 @@ impl Scene {
             .unwrap()
     }
 
+    /// Asks for a renewal, and waits until it has been acted on.
+    pub async fn renew(&self, name: &str, value: &str) {
+        let request =
+            json!({"metadata": {"annotations": {"snowcred.dev/renew-requested-at": value}}});
+        self.change(name, request).await;
+        eventually("the request has been handled", async || {
+            let handled = self.get(name).await.status?.handled_renew_request;
+            (handled.as_deref() == Some(value)).then_some(())
+        })
+        .await;
+    }
+
     pub async fn delete(&self, name: &str) {
         self.credentials()
             .delete(name, &DeleteParams::default())

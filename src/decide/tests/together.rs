@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::Reason,
-    decide::{Failure, Step},
+    decide::{Failure, Name, Step},
     servicenow::SharingKey,
 };
 
@@ -191,6 +191,36 @@ fn a_forced_renewal_that_is_refused_is_not_forgiven_without_an_attempt() {
     assert_eq!(world.synced("a"), is("False", Reason::AccessDenied));
     assert!(world.requests.len() > before, "it is tried again");
     assert_eq!(world.ready("a"), is("True", Reason::TokenValid));
+}
+
+#[test]
+fn a_forced_renewal_under_a_hold_is_one_request_whatever_it_meets() {
+    let limited = |wait| Failure::new(Reason::RateLimited, "later").with_retry_after(Some(wait));
+    let met = [
+        limited(seconds(550)),
+        limited(seconds(10)),
+        refused(),
+        Failure::new(Reason::InstanceUnavailable, "down"),
+        Failure::new(Reason::InvalidResponse, "no token"),
+        Failure::new(Reason::TlsFailed, "not trusted"),
+    ];
+    for met in met {
+        let mut world = World::with(&["a"]);
+        always(&mut world, move |_| Err(limited(seconds(600))));
+        world.run_until(20);
+        assert_eq!(world.requests.len(), 1);
+        let said = format!("{met}");
+        always(&mut world, move |_| Err(met.clone()));
+        world.request_renewal("a", "now");
+        world.run_until(500);
+        assert_eq!(world.requests.len(), 2, "{said}");
+        let handled = &world.credentials[&Name::new("team-a", "a")].status;
+        assert_eq!(
+            handled.handled_renew_request.as_deref(),
+            Some("now"),
+            "{said}"
+        );
+    }
 }
 
 #[test]
