@@ -277,7 +277,8 @@ impl Core {
                 Some(exchange.unwrap_or_else(|| self.broker.exchange(key, name))),
             ),
         };
-        let hold = origin_of(credential).and_then(|origin| self.broker.hold(&origin).cloned());
+        let hold =
+            origin_of(credential).and_then(|origin| self.broker.hold_for_others(&origin, now));
         Some(decide(&Observed {
             now,
             random: round.random,

@@ -126,7 +126,8 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
         return Ok(finish(&v, None));
     }
     // A token at hand serves in spite of what its instance has come to since.
-    let only_a_new_token_helps = v.target_stands() && !v.basis_has_changed();
+    let nothing_at_hand = v.token.is_none() && v.has_failed_like_this();
+    let only_a_new_token_helps = nothing_at_hand || (v.target_stands() && !v.basis_has_changed());
     if only_a_new_token_helps || v.waits_for_the_cluster() {
         no_wait_is_left(&v)?;
     }

@@ -246,7 +246,7 @@ impl<'a> View<'a> {
             _ if class == Some(Class::Local) => !self.needs_more_than_a_put_back(),
             // The broker keeps the wait, and knows when it is over before its time.
             Some(_) if class.is_some_and(Class::is_shared) => false,
-            Some(r) => r.basis == self.basis && r.client == self.o.client_seen,
+            Some(_) => self.has_failed_like_this(),
             // The broker was told of it when this process began.
             None if class == Some(Class::Held) => false,
             None => {
@@ -293,6 +293,12 @@ impl<'a> View<'a> {
             || failed
     }
 
+    /// This process has tried with this spec and this client, and found no token to serve.
+    pub(super) fn has_failed_like_this(&self) -> bool {
+        let last = self.o.memory.failure.as_ref();
+        last.is_some_and(|last| last.basis == self.basis && last.client == self.o.client_seen)
+    }
+
     /// This process knows that the Secret was written for another spec.
     pub(super) fn basis_has_changed(&self) -> bool {
         self.o.memory.basis.is_some_and(|basis| basis != self.basis)
@@ -333,7 +339,7 @@ impl<'a> View<'a> {
     fn has_failed_since(&self, sent_at: Timestamp) -> bool {
         let credential = self.o.credential;
         let same = match &self.o.memory.failure {
-            Some(r) => r.basis == self.basis && r.client == self.o.client_seen,
+            Some(_) => self.has_failed_like_this(),
             None => credential.status.observed_generation == Some(credential.generation),
         };
         let failed = self.last_failure().is_some_and(|failure| {

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     exchange::{Ask, Exchange, Known, Limits, SharedFailure},
@@ -18,7 +18,14 @@ use super::{
     key_state::{Judged, KeyState, ONE_OFF_REFUSAL, Queued, share},
     token::TokenAnswer,
 };
-use crate::decide::{Failure, Name, failure::Class, renewal::next_allowed};
+use crate::decide::{
+    Failure, Name,
+    failure::Class,
+    renewal::{next_allowed, plus},
+};
+
+/// A probe has its answer, or its time-out, within about this time.
+const PROBE_ENDS_WITHIN: SignedDuration = SignedDuration::from_secs(20);
 
 /// The state of all keys and origins.
 pub struct Broker {
@@ -32,6 +39,8 @@ struct OriginState {
     under_way: usize,
     hold: Option<SharedFailure>,
     told: BTreeSet<Name>,
+    /// When a request was last queued, if none has ended since.
+    asked_at: Option<Timestamp>,
 }
 
 impl Broker {
@@ -71,8 +80,23 @@ impl Broker {
         self.origins.get(origin)?.hold.as_ref()
     }
 
+    /// The hold as it keeps those waiting who have not asked: while somebody probes, the others
+    /// need not try. They are woken when the probe succeeds.
+    pub fn hold_for_others(&self, origin: &str, now: Timestamp) -> Option<SharedFailure> {
+        let state = self.origins.get(origin)?;
+        let hold = state.hold.clone()?;
+        let asked = state.asked_at.map(|at| plus(at, PROBE_ENDS_WITHIN));
+        if state.under_way == 0 && asked.is_none_or(|over| over <= now) {
+            return Some(hold);
+        }
+        let retry_at = hold.retry_at.max(plus(now, PROBE_ENDS_WITHIN));
+        Some(SharedFailure { retry_at, ..hold })
+    }
+
     /// Queues a request, or joins the one that is queued or on its way.
     pub fn ask(&mut self, key: &Arc<SharingKey>, ask: Ask, now: Timestamp) {
+        let origin = self.origins.entry(key.origin().to_owned()).or_default();
+        origin.asked_at = Some(now);
         let state = self.keys.entry(key.clone()).or_default();
         state.waiters.insert(ask.name);
         if state.held.is_none() {
@@ -190,6 +214,7 @@ impl Broker {
     ) -> Vec<Name> {
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
         origin.under_way = origin.under_way.saturating_sub(1);
+        origin.asked_at = None;
         let state = self.keys.entry(key.clone()).or_default();
         state.under_way = None;
         let woken = match answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now))

@@ -114,6 +114,7 @@ impl World {
         let target = Name::new("team-a", spec.target_name(&name.name));
         match step {
             Step::ReadClient => {
+                self.client_reads += 1;
                 let read = self.read_client(spec);
                 self.core.client_read(name, round, read);
             }

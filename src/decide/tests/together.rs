@@ -224,6 +224,29 @@ fn a_forced_renewal_under_a_hold_is_one_request_whatever_it_meets() {
 }
 
 #[test]
+fn while_one_probes_an_origin_that_is_down_the_others_read_nothing() {
+    let names: Vec<String> = (0..20).map(|n| format!("r{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = World::with(&names);
+    for (n, name) in names.iter().enumerate() {
+        world.change(name, |spec| spec.scopes = vec![format!("key-{n}")]);
+    }
+    let down = || Failure::new(Reason::InstanceUnavailable, "down");
+    world.answer = Box::new(move |_, _| (seconds(14), Err(down())));
+    world.run_until(120);
+    let (reads, requests) = (world.client_reads, world.requests.len());
+    world.run_until(720);
+    let (reads, requests) = (world.client_reads - reads, world.requests.len() - requests);
+    assert!(requests >= 8, "{requests} probes in ten minutes");
+    assert!(reads <= 4 * requests, "{reads} reads for {requests} probes");
+    world.answer = super::world::new_tokens();
+    world.run_until(900);
+    for name in names {
+        assert_eq!(world.ready(name), is("True", Reason::TokenValid));
+    }
+}
+
+#[test]
 fn a_rate_limit_outlives_a_restart_for_those_who_did_not_know_of_it() {
     let mut world = World::with(&["a"]);
     let limited =

@@ -47,6 +47,7 @@ pub(crate) struct World {
     pub(crate) answer: Answers,
     /// Every token request: when, and at which origin.
     pub(crate) requests: Vec<(Timestamp, String)>,
+    pub(crate) client_reads: usize,
     pub(crate) secret_writes: usize,
     pub(crate) status_writes: usize,
     pub(crate) rounds: usize,
@@ -100,6 +101,7 @@ impl World {
             clients: HashMap::new(),
             answer: new_tokens(),
             requests: Vec::new(),
+            client_reads: 0,
             secret_writes: 0,
             status_writes: 0,
             rounds: 0,
