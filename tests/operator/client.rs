@@ -207,10 +207,9 @@ async fn a_refused_client_is_refused_once_for_all_who_share_it() {
         "{}",
         operator.metrics()
     );
-    assert_eq!(
-        scene.events("itsm-0").await,
-        [("Warning".to_owned(), "AccessDenied".to_owned())]
-    );
+    scene
+        .await_events("itsm-0", &[("Warning", "AccessDenied")])
+        .await;
     // A changed client ends the wait at once.
     scene.put_client_secret(CLIENT_ID, CLIENT_SECRET).await;
     for n in 0..5 {
