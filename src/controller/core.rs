@@ -13,7 +13,7 @@ use crate::{
         backoff::LONGEST_WAIT,
         decide, fail,
         failure::class_of,
-        observed::{Basis, ClientRead, Policy, Version, WriteOutcome},
+        observed::{Basis, ClientRead, Policy, WriteOutcome},
         ownership::TargetObject,
         renewal::plus,
         validity_of,
@@ -203,7 +203,9 @@ impl Core {
                 let request = credential.renew_request.clone();
                 memory.renew_request = request.map(|value| (value, now));
             }
-            let seen = client_secret_of(credential).map(|secret| self.store.seen(&secret));
+            let seen = credential
+                .client_secret()
+                .map(|secret| self.store.seen(&secret));
             let still = |p: &Pending| {
                 seen == Some(Seen::Present(p.client.version.clone()))
                     && p.basis == basis_of(credential)
@@ -285,9 +287,9 @@ impl Core {
             policy: &self.policy,
             credential,
             memory,
-            client_seen: seen(client_secret_of(credential)),
-            target_seen: seen(target_of(credential)),
-            previous_seen: seen(previous_of(credential)),
+            client_seen: seen(credential.client_secret()),
+            target_seen: seen(credential.target_secret()),
+            previous_seen: seen(credential.written_secret()),
             rival: self.store.rival(credential),
             hold,
             client,
@@ -307,11 +309,13 @@ impl Core {
         round: &mut Round,
         read: Result<(Arc<SharingKey>, ClientRead), Failure>,
     ) {
-        if let (Some(secret), Ok((_, client))) = (self.named(name, round, client_secret_of), &read)
-        {
-            let woken = self
-                .store
-                .secret_read(&secret, Some(client.version.clone()));
+        let found = match &read {
+            Ok((_, client)) => Some(Some(client.version.clone())),
+            Err(failure) => (failure.reason() == Reason::ClientSecretMissing).then_some(None),
+        };
+        let secret = self.named(name, round, Credential::client_secret);
+        if let (Some(secret), Some(found)) = (secret, found) {
+            let woken = self.store.secret_read(&secret, found);
             self.wake_others(name, woken);
         }
         round.client = Some(read);
@@ -319,7 +323,7 @@ impl Core {
 
     /// The target was read, or does not exist.
     pub fn target_read(&mut self, name: &Name, round: &mut Round, target: Option<TargetObject>) {
-        if let Some(secret) = self.named(name, round, target_of) {
+        if let Some(secret) = self.named(name, round, Credential::target_secret) {
             let version = target.as_ref().map(|t| t.version.clone());
             let woken = self.store.secret_read(&secret, version);
             self.wake_others(name, woken);
@@ -370,7 +374,7 @@ impl Core {
         };
         match &outcome {
             WriteOutcome::Done(version) => {
-                if let Some(secret) = self.named(name, round, target_of) {
+                if let Some(secret) = self.named(name, round, Credential::target_secret) {
                     let woken = self.store.secret_applied(&secret, version.clone());
                     self.wake_others(name, woken);
                 }
@@ -445,34 +449,4 @@ fn basis_of(credential: &Credential) -> Option<Basis> {
 fn origin_of(credential: &Credential) -> Option<String> {
     let spec = credential.spec.as_ref().ok()?;
     Some(spec.parsed_instance().ok()?.origin().to_owned())
-}
-
-fn named(credential: &Credential, name: &str) -> Name {
-    Name::new(&credential.name.namespace, name)
-}
-
-/// The client Secret that a resource names.
-pub(crate) fn client_secret_of(credential: &Credential) -> Option<Name> {
-    let spec = credential.spec.as_ref().ok()?;
-    Some(named(credential, &spec.client.secret_ref.name))
-}
-
-fn target_of(credential: &Credential) -> Option<Name> {
-    let spec = credential.spec.as_ref().ok()?;
-    Some(named(credential, spec.target_name(&credential.name.name)))
-}
-
-fn previous_of(credential: &Credential) -> Option<Name> {
-    let target = credential.status.target.as_ref()?;
-    Some(named(credential, &target.name))
-}
-
-/// The state of an object that was written or read.
-impl From<&k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta> for Version {
-    fn from(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Self {
-        Self {
-            uid: metadata.uid.clone().unwrap_or_default(),
-            resource_version: metadata.resource_version.clone().unwrap_or_default(),
-        }
-    }
 }

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sha2::{Digest, Sha256};
 
 use super::{Failure, ownership::TargetObject};
@@ -60,6 +61,30 @@ pub struct Credential {
     pub status: ServiceNowCredentialStatus,
 }
 
+impl Credential {
+    fn neighbour(&self, name: &str) -> Name {
+        Name::new(&self.name.namespace, name)
+    }
+
+    /// The Secret of the client that the spec names.
+    pub fn client_secret(&self) -> Option<Name> {
+        let spec = self.spec.as_ref().ok()?;
+        Some(self.neighbour(&spec.client.secret_ref.name))
+    }
+
+    /// The Secret that the spec names as its target.
+    pub fn target_secret(&self) -> Option<Name> {
+        let spec = self.spec.as_ref().ok()?;
+        Some(self.neighbour(spec.target_name(&self.name.name)))
+    }
+
+    /// The Secret that was written last, as the status says.
+    pub fn written_secret(&self) -> Option<Name> {
+        let target = self.status.target.as_ref()?;
+        Some(self.neighbour(&target.name))
+    }
+}
+
 /// One state of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -67,6 +92,15 @@ pub struct Version {
     pub uid: String,
     /// `metadata.resourceVersion`.
     pub resource_version: String,
+}
+
+impl From<&ObjectMeta> for Version {
+    fn from(metadata: &ObjectMeta) -> Self {
+        Self {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// What the cache knows of an object.

@@ -264,13 +264,17 @@ impl<'a> View<'a> {
         reason.is_some_and(|reason| !class_of(reason).is_shared())
     }
 
-    /// The target lacks this token, which is the one that it shall hold until there is a new one.
-    pub(super) fn is_missing(&self, held: &Held) -> bool {
-        let recorded = self.token.as_ref().is_some_and(|token| {
+    /// This very token, with this very expiry, is the one on record.
+    fn is_on_record(&self, held: &Held) -> bool {
+        self.token.as_ref().is_some_and(|token| {
             token.sha256.as_deref() == Some(&held.sha256)
                 && token.expires_at.0 == held.validity.expires_at
-        });
-        recorded && self.o.now < held.validity.expires_at && !self.target_stands()
+        })
+    }
+
+    /// The target lacks this token, which is the one that it shall hold until there is a new one.
+    pub(super) fn is_missing(&self, held: &Held) -> bool {
+        self.is_on_record(held) && self.o.now < held.validity.expires_at && !self.target_stands()
     }
 
     /// Whether anything needs the token's value.
@@ -411,12 +415,9 @@ impl<'a> View<'a> {
         let Some(recorded) = self.recorded_target() else {
             return self.reads_in_place(held, data);
         };
-        let same = self.token.as_ref().is_some_and(|token| {
-            token.sha256.as_deref() == Some(&held.sha256)
-                && token.expires_at.0 == held.validity.expires_at
-        });
         let unwritten = self.target_is_as_recorded() && recorded.sha256 == data.sha256();
-        (same && unwritten && self.basis_is_recorded()) || self.reads_in_place(held, data)
+        (self.is_on_record(held) && unwritten && self.basis_is_recorded())
+            || self.reads_in_place(held, data)
     }
 
     fn reads_in_place(&self, held: &Held, data: &Rendered) -> bool {
@@ -432,13 +433,7 @@ impl<'a> View<'a> {
 
     /// The write would restore what this resource had written already.
     pub(super) fn is_put_back(&self, held: &Held) -> bool {
-        let same = |token: &TokenStatus| {
-            token.sha256.as_deref() == Some(&held.sha256)
-                && token.expires_at.0 == held.validity.expires_at
-        };
-        self.token.as_ref().is_some_and(same)
-            && self.recorded_target().is_some()
-            && self.basis_is_recorded()
+        self.is_on_record(held) && self.recorded_target().is_some() && self.basis_is_recorded()
     }
 
     pub(super) fn recent_put_backs(&self) -> usize {

@@ -99,8 +99,8 @@ impl Store {
         let (before, after) = (old.as_deref().map(secrets_of), secrets_of(&credential));
         let before = before.unwrap_or_default();
         // A target that is given up may be another's now, even while the status still names it.
-        if let Some(given_up) = old.as_deref().and_then(target_of)
-            && target_of(&credential).as_ref() != Some(&given_up)
+        if let Some(given_up) = old.as_deref().and_then(Credential::target_secret)
+            && credential.target_secret().as_ref() != Some(&given_up)
         {
             let others = self.secrets.get(&given_up).map(|named| &named.users);
             woken.extend(
@@ -280,7 +280,7 @@ impl Store {
     /// The resource that comes before this one for the same target, if any: the present owner,
     /// else the older one.
     pub fn rival(&self, credential: &Credential) -> Option<Rival> {
-        let target = target_of(credential)?;
+        let target = credential.target_secret()?;
         let named = self.secrets.get(&target)?;
         let owns = |c: &Credential| match (&named.seen, &c.status.target) {
             (Seen::Present(seen), Some(t)) => *t.name == *target.name && t.uid == seen.uid,
@@ -295,7 +295,7 @@ impl Store {
             .iter()
             .filter(|user| **user != credential.name)
             .filter_map(|user| self.credentials.get(user))
-            .filter(|other| target_of(other).as_ref() == Some(&target))
+            .filter(|other| other.target_secret().as_ref() == Some(&target))
             .find(|other| owns(other) || age(other) < age(credential))
             .map(|other| Rival {
                 name: other.name.name.to_string(),
@@ -313,25 +313,16 @@ fn asks_for_a_look(old: &Credential, new: &Credential) -> bool {
         || old.status != new.status
 }
 
-/// The Secret that the spec names as its target.
-fn target_of(credential: &Credential) -> Option<Name> {
-    let spec = credential.spec.as_ref().ok()?;
-    let target = spec.target_name(&credential.name.name);
-    Some(Name::new(&credential.name.namespace, target))
-}
-
 /// Every Secret that a resource names: its client's, its target, and the target it had before.
 fn secrets_of(credential: &Credential) -> BTreeSet<Name> {
-    let mut secrets = BTreeSet::new();
-    let namespace = &credential.name.namespace;
-    if let Ok(spec) = &credential.spec {
-        secrets.insert(Name::new(namespace, &spec.client.secret_ref.name));
-    }
-    secrets.extend(target_of(credential));
-    if let Some(target) = &credential.status.target {
-        secrets.insert(Name::new(namespace, &target.name));
-    }
-    secrets
+    [
+        credential.client_secret(),
+        credential.target_secret(),
+        credential.written_secret(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Resource versions of one resource type compare as numbers (Kubernetes API concepts, "Resource
