@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::queue::Queue;
 use crate::{
@@ -31,7 +31,7 @@ pub struct Core {
     /// Tokens and refusals in memory.
     pub broker: Broker,
     policy: Policy,
-    memories: HashMap<Name, (String, Memory)>,
+    memories: Memories,
     pending: HashMap<Name, Pending>,
     reconciling: usize,
     working: bool,
@@ -39,6 +39,9 @@ pub struct Core {
     /// When work was last handed out: near enough to tell who is in a hurry.
     now: Timestamp,
 }
+
+/// What is remembered of each resource, and of which one of that name, by its uid.
+type Memories = HashMap<Name, (String, Memory)>;
 
 /// A resource that waits for the answer to its request: the client is not read twice.
 struct Pending {
@@ -150,6 +153,22 @@ impl Core {
         }
     }
 
+    /// The machine's clock was set back by this much, as a clock that cannot be set tells. What is
+    /// in memory is told by the new clock from now on, and what statuses tell is looked at again.
+    pub fn clock_set_back(&mut self, by: SignedDuration) {
+        self.broker.clock_set_back(by);
+        for pending in self.pending.values_mut() {
+            pending.asked_at -= by;
+        }
+        for credential in self.store.iter() {
+            let memory = memory_of(&mut self.memories, credential);
+            let token = credential.status.token.as_ref();
+            memory.clock_set_back(by, token.map(|token| token.issued_at.0));
+        }
+        let names: Vec<_> = self.store.iter().map(|c| c.name.clone()).collect();
+        self.wake(names);
+    }
+
     /// A reconcile has ended.
     pub fn finish(&mut self, name: &Name) {
         self.reconciling = self.reconciling.saturating_sub(1);
@@ -192,12 +211,7 @@ impl Core {
         };
         if let Some(credential) = self.store.get(name) {
             round.credential = Some(credential.clone());
-            let (uid, memory) = self.memories.entry(name.clone()).or_default();
-            if *uid != credential.uid {
-                // An earlier resource of the same name is nobody to this one.
-                uid.clone_from(&credential.uid);
-                *memory = Memory::default();
-            }
+            let memory = memory_of(&mut self.memories, credential);
             let known = memory.renew_request.as_ref().map(|(value, _)| value);
             if credential.renew_request.as_ref() != known {
                 let request = credential.renew_request.clone();
@@ -345,6 +359,8 @@ impl Core {
             name: name.clone(),
             urgency: wish.urgency,
             known: wish.known,
+            not_before: wish.not_before,
+            good_before: wish.good_before,
             failures: wish.failures,
             forced: wish.forced,
         };
@@ -440,6 +456,16 @@ impl Core {
             self.wake([name.clone()]);
         }
     }
+}
+
+fn memory_of<'a>(memories: &'a mut Memories, credential: &Credential) -> &'a mut Memory {
+    let (uid, memory) = memories.entry(credential.name.clone()).or_default();
+    if *uid != credential.uid {
+        // An earlier resource of the same name is nobody to this one.
+        uid.clone_from(&credential.uid);
+        *memory = Memory::default();
+    }
+    memory
 }
 
 fn basis_of(credential: &Credential) -> Option<Basis> {

@@ -8,13 +8,14 @@ mod reconcile;
 mod tests;
 
 use std::{
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -24,7 +25,7 @@ use crate::{
     api::Reason,
     decide::{Failure, Name, observed::Policy},
     kubernetes::Cluster,
-    servicenow::{SharingKey, TokenEndpoint},
+    servicenow::{Prepared, SharingKey, TokenEndpoint},
     telemetry::{Health, Metrics},
 };
 
@@ -49,6 +50,8 @@ pub struct Bounds {
 /// The controller.
 pub struct Controller {
     core: Mutex<Core>,
+    /// Requests whose moment is near.
+    prepared: Mutex<HashMap<Arc<SharingKey>, Prepared>>,
     changed: Notify,
     cluster: Cluster,
     client: Client,
@@ -62,6 +65,9 @@ pub struct Controller {
 
 /// The timers are looked at this often at least: the machine's clock may have been set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// A clock that is set back by less is within what clocks differ anyway.
+const NOTICED: SignedDuration = SignedDuration::from_secs(2);
 
 /// Clients and tokens that nobody uses any more leave the memory within this time.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -98,6 +104,7 @@ impl Controller {
         } = parts;
         Arc::new(Self {
             core: Mutex::new(Core::new(policy, bounds.instance_concurrency)),
+            prepared: Mutex::default(),
             changed: Notify::new(),
             cluster,
             client,
@@ -113,6 +120,10 @@ impl Controller {
     /// Looks at or changes the state. Never held across a wait.
     fn with_core<T>(&self, f: impl FnOnce(&mut Core) -> T) -> T {
         f(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn with_prepared<T>(&self, f: impl FnOnce(&mut HashMap<Arc<SharingKey>, Prepared>) -> T) -> T {
+        f(&mut self.prepared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn wake(&self, names: Vec<Name>) {
@@ -132,11 +143,14 @@ impl Controller {
         let mut stop = std::pin::pin!(stop.fuse());
         let mut stopping: Option<Instant> = None;
         let mut swept = Instant::now();
+        let mut clocks = (self.clock.now(), Instant::now());
         loop {
             self.health.beat();
+            self.look_at_the_clock(&mut clocks);
             if swept.elapsed() > SWEEP_EVERY {
                 swept = Instant::now();
                 self.with_core(|core| core.broker.sweep(self.clock.now()));
+                self.with_prepared(|prepared| prepared.retain(|_, request| !request.is_over()));
             }
             let next = self.spawn_ready(&mut work, stopping.is_some());
             let mut pause = self.until(next);
@@ -166,6 +180,21 @@ impl Controller {
         }
     }
 
+    /// A clock that was set back would keep what is due from being done for as long.
+    fn look_at_the_clock(&self, last: &mut (Timestamp, Instant)) {
+        let now = (self.clock.now(), Instant::now());
+        let passed = SignedDuration::try_from(now.1.duration_since(last.1)).unwrap_or_default();
+        let set_back = passed - now.0.duration_since(last.0);
+        *last = now;
+        if set_back > NOTICED {
+            tracing::warn!(
+                seconds = set_back.as_secs(),
+                "the clock of this machine was set back"
+            );
+            self.with_core(|core| core.clock_set_back(set_back));
+        }
+    }
+
     fn until(&self, next: Option<Timestamp>) -> Duration {
         let Some(next) = next else {
             return LONGEST_SLEEP;
@@ -180,11 +209,11 @@ impl Controller {
     /// Starts what may start now; returns when there may be more.
     fn spawn_ready(self: &Arc<Self>, work: &mut JoinSet<()>, stopping: bool) -> Option<Timestamp> {
         let now = self.clock.now();
-        let (names, keys, next) = self.with_core(|core| {
-            let keys = if stopping {
-                Vec::new()
+        let (names, keys, near, next) = self.with_core(|core| {
+            let (keys, near) = if stopping {
+                (Vec::new(), Vec::new())
             } else {
-                core.broker.dispatch(now)
+                (core.broker.dispatch(now), core.broker.prepare(now))
             };
             let mut names = Vec::new();
             while core.reconciling() < self.bounds.concurrency
@@ -196,12 +225,17 @@ impl Controller {
             (
                 names,
                 keys,
+                near,
                 timers.into_iter().flatten().filter(|at| *at > now).min(),
             )
         });
         for name in names {
             let controller = self.clone();
             work.spawn(async move { controller.reconcile_guarded(&name).await });
+        }
+        for key in near {
+            let request = self.endpoint.prepare(key.clone(), self.clock.clone());
+            self.with_prepared(|prepared| prepared.insert(key, request));
         }
         for key in keys {
             let controller = self.clone();
@@ -213,7 +247,17 @@ impl Controller {
     /// One token request, and the wakes that its answer brings.
     async fn exchange(&self, key: &Arc<SharingKey>) {
         let (sent_at, begun) = (self.clock.now(), Instant::now());
-        let request = self.endpoint.request(key, || self.clock.now());
+        let prepared = self.with_prepared(|prepared| prepared.remove(key));
+        let request = async {
+            let answer = match prepared {
+                Some(prepared) => prepared.send().await,
+                None => None,
+            };
+            match answer {
+                Some(answer) => answer,
+                None => self.endpoint.request(key, &*self.clock).await,
+            }
+        };
         let answer = AssertUnwindSafe(request).catch_unwind().await;
         let answer = answer.unwrap_or_else(|_| Err(panicked("asking for a token")));
         let result = match &answer {

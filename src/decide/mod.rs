@@ -21,7 +21,7 @@ pub mod template;
 mod tests;
 mod view;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 pub use failure::{Class, Failure};
 pub use observed::{Credential, Memory, Name, Observed, Seen};
@@ -70,6 +70,10 @@ pub struct Wish {
     pub urgency: Urgency,
     /// What it knows of its token.
     pub known: Option<Known>,
+    /// The moment before which asking gains nothing: the expiry of a token that is kept until then.
+    pub not_before: Option<Timestamp>,
+    /// The token came by this very client.
+    pub good_before: bool,
     /// Failures in a row that its status remembers, and of which class.
     pub failures: Option<(Class, u32)>,
     /// A person asked for it.

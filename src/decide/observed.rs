@@ -155,8 +155,27 @@ pub struct Memory {
     pub put_backs: Vec<Timestamp>,
     /// Writes of the status that failed in a row.
     pub unwritten: u32,
+    /// The clock was set back since the token with this beginning was recorded: its times are wrong.
+    pub distrusted: Option<Timestamp>,
     /// A state of the target that was found to be somebody else's, and what was said of it.
     pub judged_target: Option<(Version, Failure)>,
+}
+
+impl Memory {
+    /// The clock was set back by this much, and the token on record began at `issued_at`.
+    pub fn clock_set_back(&mut self, by: SignedDuration, issued_at: Option<Timestamp>) {
+        self.distrusted = issued_at;
+        if let Some(Remembered { failure, .. }) = &mut self.failure {
+            failure.last_time.0 -= by;
+            if let Some(retry) = &mut failure.retry_time {
+                retry.0 -= by;
+            }
+        }
+        if let Some((_, since)) = &mut self.renew_request {
+            *since -= by;
+        }
+        self.put_backs.iter_mut().for_each(|at| *at -= by);
+    }
 }
 
 /// A failure, and what it was met with: a change of either ends the wait.

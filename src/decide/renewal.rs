@@ -29,6 +29,31 @@ impl Validity {
             .duration_since(self.issued_at)
             .max(SignedDuration::ZERO)
     }
+
+    /// It was told by a clock that was ahead of this one.
+    pub fn is_from_the_future(&self, now: Timestamp) -> bool {
+        self.issued_at > plus(now, CLOCKS_DIFFER)
+    }
+
+    /// The same validity, told by a clock that has been set back by this much.
+    pub fn set_back(self, by: SignedDuration) -> Self {
+        Self {
+            issued_at: self.issued_at - by,
+            expires_at: self.expires_at - by,
+        }
+    }
+}
+
+/// The clocks of two nodes may differ by this much.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(2);
+
+/// A token that is kept until it expires is looked after so long before: the client Secret is read
+/// and the connection opened by then.
+const PREPARED_BEFORE: SignedDuration = SignedDuration::from_secs(2);
+
+/// When a token of this validity is looked after that is kept until it expires.
+pub fn prepared_from(validity: Validity) -> Timestamp {
+    validity.expires_at - PREPARED_BEFORE.min(validity.lifetime() / 4)
 }
 
 /// A moment later by this much; the end of time where there is none, for times that somebody else

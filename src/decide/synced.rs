@@ -56,7 +56,7 @@ pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Se
         .status
         .token
         .as_ref()
-        .map(|t| t.renewal_time.0.max(soonest));
+        .map(|token| View::due_at(token).max(soonest));
     end.into_settle()
 }
 

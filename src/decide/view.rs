@@ -282,6 +282,21 @@ impl<'a> View<'a> {
         self.needs_more_than_a_put_back() || !self.target_stands()
     }
 
+    /// When the token on record is looked after.
+    pub(super) fn due_at(token: &TokenStatus) -> Timestamp {
+        if is_kept(token) {
+            renewal::prepared_from(validity_of(token))
+        } else {
+            token.renewal_time.0
+        }
+    }
+
+    /// The times of the token on record were told by a clock that has been set back since.
+    fn is_distrusted(&self, token: &TokenStatus) -> bool {
+        self.o.memory.distrusted == Some(token.issued_at.0)
+            || validity_of(token).is_from_the_future(self.o.now)
+    }
+
     fn needs_more_than_a_put_back(&self) -> bool {
         let Some(token) = &self.token else {
             return true;
@@ -291,7 +306,8 @@ impl<'a> View<'a> {
             .and_then(|failure| failure.reason.parse::<Reason>().ok())
             .is_some_and(|reason| class_of(reason) != Class::Local);
         self.forced
-            || self.o.now >= token.renewal_time.0
+            || self.o.now >= Self::due_at(token)
+            || self.is_distrusted(token)
             || !self.basis_is_recorded()
             || !self.client_is_as_recorded()
             || failed
@@ -348,7 +364,9 @@ impl<'a> View<'a> {
         };
         let failed = self.last_failure().is_some_and(|failure| {
             let class = failure.reason.parse().ok().map(class_of);
-            class.is_some_and(Class::is_shared) && failure.last_time.0 > sent_at
+            // What seems to come from the future was told by another clock.
+            let since = sent_at < failure.last_time.0 && failure.last_time.0 <= self.o.now;
+            class.is_some_and(Class::is_shared) && since
         });
         same && failed
     }
@@ -357,12 +375,13 @@ impl<'a> View<'a> {
     pub(super) fn serves(&self, held: &Held) -> bool {
         let now = self.o.now;
         if held.validity.expires_at <= now
+            || held.validity.is_from_the_future(now)
             || self.is_older_than_force(held.sent_at)
             || self.has_failed_since(held.sent_at)
         {
             return false;
         }
-        if held.kept || self.o.asked_at.is_some_and(|asked| held.sent_at >= asked) {
+        if self.o.asked_at.is_some_and(|asked| held.sent_at >= asked) {
             return true;
         }
         // One that is on record is due when its record says so.
@@ -371,7 +390,8 @@ impl<'a> View<'a> {
                 && token.expires_at.0 >= held.validity.expires_at
         });
         match on_record {
-            Some(token) => now < token.renewal_time.0,
+            Some(token) => now < Self::due_at(token),
+            None if held.kept => true,
             None => now < renewal::latest(held.validity, self.margin()),
         }
     }
@@ -379,7 +399,8 @@ impl<'a> View<'a> {
     /// What is asked of the broker.
     pub(super) fn wish(&self) -> Wish {
         let urgency = Urgency::of(self.token.as_ref().map(validity_of), self.o.now);
-        let known = self.token.as_ref().and_then(|token| {
+        let trusted = self.token.as_ref().filter(|t| !self.is_distrusted(t));
+        let known = trusted.and_then(|token| {
             Some(Known {
                 sha256: token.sha256.clone()?,
                 validity: validity_of(token),
@@ -389,9 +410,14 @@ impl<'a> View<'a> {
             let class = class_of(failure.reason.parse().ok()?);
             class.is_shared().then_some((class, failure.count))
         });
+        let same = !self.forced && self.basis_is_recorded() && self.client_is_as_recorded();
+        let kept =
+            trusted.filter(|token| same && is_kept(token) && self.o.now >= Self::due_at(token));
         Wish {
             urgency,
             known,
+            not_before: kept.map(|token| token.expires_at.0),
+            good_before: self.token.is_some() && self.client_is_as_recorded(),
             failures,
             forced: self.forced,
         }

@@ -6,16 +6,17 @@
 //! resources that it names.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    exchange::{Ask, Exchange, Known, Limits, SharedFailure},
+    exchange::{Ask, Exchange, Known, Limits, SharedFailure, Urgency, back},
     key::SharingKey,
-    key_state::{Judged, KeyState, ONE_OFF_REFUSAL, Queued, share},
+    key_state::{Judged, KeyState, ONE_OFF_REFUSAL, share},
+    line::{Line, Queued},
     token::TokenAnswer,
 };
 use crate::decide::{
@@ -27,11 +28,13 @@ use crate::decide::{
 /// A probe has its answer, or its time-out, within about this time.
 const PROBE_ENDS_WITHIN: SignedDuration = SignedDuration::from_secs(20);
 
-/// The state of all keys and origins.
+/// The state of all keys and origins. The order of the keys in memory decides nothing.
 pub struct Broker {
     limits: Limits,
     keys: HashMap<Arc<SharingKey>, KeyState>,
-    origins: HashMap<String, OriginState>,
+    origins: BTreeMap<String, OriginState>,
+    /// Keys seen so far: each has its number, which settles ties.
+    born: u64,
 }
 
 #[derive(Default)]
@@ -41,6 +44,7 @@ struct OriginState {
     told: BTreeSet<Name>,
     /// When a request was last queued, if none has ended since.
     asked_at: Option<Timestamp>,
+    line: Line,
 }
 
 impl Broker {
@@ -49,7 +53,8 @@ impl Broker {
         Self {
             limits,
             keys: HashMap::new(),
-            origins: HashMap::new(),
+            origins: BTreeMap::new(),
+            born: 0,
         }
     }
 
@@ -97,11 +102,15 @@ impl Broker {
     pub fn ask(&mut self, key: &Arc<SharingKey>, ask: Ask, now: Timestamp) {
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
         origin.asked_at = Some(now);
-        let state = self.keys.entry(key.clone()).or_default();
+        let state = self.keys.entry(key.clone()).or_insert_with(|| {
+            self.born += 1;
+            KeyState::new(self.born)
+        });
         state.waiters.insert(ask.name);
         if state.held.is_none() {
             state.known = newer(state.known.take(), ask.known);
         }
+        state.good_before |= ask.good_before;
         state.failures_before = [state.failures_before, ask.failures]
             .into_iter()
             .flatten()
@@ -109,21 +118,32 @@ impl Broker {
         if state.under_way.is_some() {
             return;
         }
-        let queued = state.queued.get_or_insert(Queued {
+        let not_before = ask.not_before.filter(|at| *at > now);
+        let not_before = not_before.map_or(now, |at| plus(at, state.round_trip));
+        let mut queued = state.queued.unwrap_or(Queued {
             urgency: ask.urgency,
             since: now,
-            not_before: now,
+            not_before,
             forced: ask.forced,
+            again: false,
         });
+        if let Some(old) = state.queued {
+            origin.line.leave(state.number, old);
+        }
         queued.urgency = queued.urgency.min(ask.urgency);
         queued.forced |= ask.forced;
+        if !queued.again {
+            queued.not_before = queued.not_before.min(not_before);
+        }
+        state.queued = Some(queued);
+        origin.line.join(key.clone(), state.number, queued);
     }
 
     /// Takes a resource out of all waiting; a request that nobody waits for any more stays home.
     pub fn leave(&mut self, name: &Name) {
-        for state in self.keys.values_mut() {
+        for (key, state) in &mut self.keys {
             state.told.remove(name);
-            state.leave(name);
+            leave(&mut self.origins, key, state, name);
         }
         for origin in self.origins.values_mut() {
             origin.told.remove(name);
@@ -154,53 +174,52 @@ impl Broker {
     /// Takes a resource out of the waiting for one key.
     pub fn unask(&mut self, key: &SharingKey, name: &Name) {
         if let Some(state) = self.keys.get_mut(key) {
-            state.leave(name);
+            leave(&mut self.origins, key, state, name);
         }
     }
 
     /// The requests that go out now. Each is to be followed by one [`Broker::complete`].
     pub fn dispatch(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
-        let mut ready: Vec<_> = self
-            .keys
-            .iter()
-            .filter_map(|(key, state)| state.queued.map(|queued| (queued, key.clone())))
-            .filter(|(queued, _)| queued.not_before <= now)
-            .collect();
-        ready.sort_by_key(|(queued, _)| (queued.urgency, queued.since));
         let mut out = Vec::new();
-        for (queued, key) in ready {
-            let origin = self.origins.entry(key.origin().to_owned()).or_default();
+        for origin in self.origins.values_mut() {
+            let held = origin.hold.as_ref().is_some_and(|h| h.retry_at > now);
+            // One probe at a time for an origin that is down.
             let limit = match &origin.hold {
-                Some(hold) if hold.retry_at > now && !queued.forced => 0,
-                // One probe at a time for an origin that is down.
                 Some(_) => 1,
                 None => self.limits.per_origin,
             };
-            if origin.under_way >= limit {
-                continue;
+            while origin.under_way < limit
+                && let Some(key) = origin.line.next(now, held)
+            {
+                origin.under_way += 1;
+                if let Some(state) = self.keys.get_mut(&key) {
+                    let queued = state.queued.take();
+                    state.under_way = Some(now);
+                    state.forced = queued.is_some_and(|queued| queued.forced);
+                }
+                out.push(key);
             }
-            origin.under_way += 1;
-            if let Some(state) = self.keys.get_mut(&key) {
-                state.queued = None;
-                state.under_way = Some(now);
-                state.forced = queued.forced;
-            }
-            out.push(key);
         }
         out
     }
 
-    /// When [`Broker::dispatch`] may have something that it has not now.
+    /// The requests whose moment is near: a connection may be opened for each, and is used when
+    /// [`Broker::dispatch`] names the key.
+    pub fn prepare(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
+        let open = self.origins.values_mut().filter(|o| o.hold.is_none());
+        open.flat_map(|origin| origin.line.prepare(now)).collect()
+    }
+
+    /// When [`Broker::dispatch`] or [`Broker::prepare`] may have something that it has not now.
     pub fn next_dispatch(&self, now: Timestamp) -> Option<Timestamp> {
-        self.keys
-            .iter()
-            .filter_map(|(key, state)| {
-                let queued = state.queued?;
-                let hold = self.hold(key.origin()).map(|hold| hold.retry_at);
-                Some(queued.not_before.max(hold.unwrap_or(queued.not_before)))
-            })
-            .filter(|at| *at > now)
-            .min()
+        let opens = self.origins.values().flat_map(|origin| {
+            let hold = origin.hold.as_ref().map(|hold| hold.retry_at);
+            [
+                origin.line.opens(now),
+                hold.filter(|_| origin.line.is_ready()),
+            ]
+        });
+        opens.flatten().filter(|at| *at > now).min()
     }
 
     /// Takes an answer in, and names the resources to wake.
@@ -215,12 +234,14 @@ impl Broker {
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
         origin.under_way = origin.under_way.saturating_sub(1);
         origin.asked_at = None;
-        let state = self.keys.entry(key.clone()).or_default();
+        let Some(state) = self.keys.get_mut(key) else {
+            return Vec::new();
+        };
         state.under_way = None;
         let woken = match answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now))
         {
             Ok(Judged::Again(at)) => {
-                state.requeue(now, at);
+                origin.requeue(key, state, now, at);
                 origin.lift(sent_at, true)
             }
             Ok(Judged::Held(held)) => {
@@ -230,7 +251,7 @@ impl Broker {
             }
             Err(failure) if state.is_one_off(&failure) => {
                 state.one_off_spent = true;
-                state.requeue(now, now + ONE_OFF_REFUSAL);
+                origin.requeue(key, state, now, now + ONE_OFF_REFUSAL);
                 origin.lift(sent_at, false)
             }
             Err(failure) if matches!(failure.class(), Class::Outage | Class::Held) => {
@@ -256,7 +277,9 @@ impl Broker {
     ) -> Vec<Name> {
         let expires_at = self.nearest_expiry(key.origin(), now);
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
-        let state = self.keys.entry(key.clone()).or_default();
+        let Some(state) = self.keys.get_mut(key) else {
+            return Vec::new();
+        };
         let count = state.count(origin.hold.as_ref(), &failure, sent_at);
         state.failures_before = None;
         let hold = share(failure, count, sent_at, now, expires_at, random);
@@ -289,18 +312,40 @@ impl Broker {
 
     /// Everyone who waits at the origin of this key is told of its hold, and asks again after it.
     fn release_origin(&mut self, key: &Arc<SharingKey>) -> Vec<Name> {
-        let mut woken = Vec::new();
+        let mut woken = BTreeSet::new();
         for (other, state) in &mut self.keys {
             let idle = state.under_way.is_none();
             if other == key || (idle && other.origin() == key.origin()) {
                 state.queued = None;
-                woken.extend(std::mem::take(&mut state.waiters));
+                woken.append(&mut state.waiters);
             }
         }
         if let Some(origin) = self.origins.get_mut(key.origin()) {
+            // Whoever is under way stands in no line.
+            origin.line = Line::default();
             origin.told.extend(woken.iter().cloned());
         }
-        woken
+        woken.into_iter().collect()
+    }
+
+    /// The machine's clock was set back by this much: what is known was told by the old one.
+    pub fn clock_set_back(&mut self, by: SignedDuration) {
+        for state in self.keys.values_mut() {
+            state.clock_set_back(by);
+        }
+        for origin in self.origins.values_mut() {
+            origin.line = Line::default();
+            back(&mut origin.asked_at, by);
+            if let Some(hold) = &mut origin.hold {
+                hold.clock_set_back(by);
+            }
+        }
+        for (key, state) in &self.keys {
+            if let (Some(queued), Some(origin)) = (state.queued, self.origins.get_mut(key.origin()))
+            {
+                origin.line.join(key.clone(), state.number, queued);
+            }
+        }
     }
 
     /// Forgets keys that nobody waits for and whose token and failure are over.
@@ -316,13 +361,52 @@ impl Broker {
         let keys = &self.keys;
         self.origins.retain(|origin, state| {
             state.under_way > 0
+                || !state.line.is_empty()
                 || state.hold.is_some() && keys.keys().any(|k| k.origin() == origin)
                 || state.hold.as_ref().is_some_and(|hold| hold.retry_at > now)
         });
     }
 }
 
+/// Takes a resource out of the waiting for a key, and the key out of the line if nobody is left.
+fn leave(
+    origins: &mut BTreeMap<String, OriginState>,
+    key: &SharingKey,
+    state: &mut KeyState,
+    name: &Name,
+) {
+    if state.waiters.remove(name)
+        && state.waiters.is_empty()
+        && let Some(queued) = state.queued.take()
+        && let Some(origin) = origins.get_mut(key.origin())
+    {
+        origin.line.leave(state.number, queued);
+    }
+}
+
 impl OriginState {
+    /// The broker itself asks again, if anybody still waits.
+    fn requeue(
+        &mut self,
+        key: &Arc<SharingKey>,
+        state: &mut KeyState,
+        now: Timestamp,
+        not_before: Timestamp,
+    ) {
+        if state.waiters.is_empty() {
+            return;
+        }
+        let queued = Queued {
+            urgency: state.expiry().map_or(Urgency::New, Urgency::Expiring),
+            since: now,
+            not_before,
+            forced: state.forced,
+            again: true,
+        };
+        state.queued = Some(queued);
+        self.line.join(key.clone(), state.number, queued);
+    }
+
     /// An answer ends an outage. A rate limit is ended by a success that was asked for after it, or
     /// by any answer after its time. Returns who was told of it.
     fn lift(&mut self, sent_at: Timestamp, success: bool) -> BTreeSet<Name> {

@@ -48,6 +48,20 @@ pub struct SharedFailure {
     pub retry_at: Timestamp,
 }
 
+impl SharedFailure {
+    /// It was told by a clock that has been set back.
+    pub(super) fn clock_set_back(&mut self, by: SignedDuration) {
+        self.sent_at -= by;
+        self.at -= by;
+        self.retry_at -= by;
+    }
+}
+
+/// A moment as told by a clock that has been set back since.
+pub(crate) fn back(at: &mut Option<Timestamp>, by: SignedDuration) {
+    *at = at.map(|at| at - by);
+}
+
 /// What the broker knows for one key, as `decide` sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Exchange {
@@ -98,6 +112,10 @@ pub struct Ask {
     pub urgency: Urgency,
     /// What it knows already.
     pub known: Option<Known>,
+    /// The request may wait until then: asking earlier gains nothing.
+    pub not_before: Option<Timestamp>,
+    /// Its token came by this very client.
+    pub good_before: bool,
     /// Failures in a row that its status remembers, and of which class, so that a restart does not
     /// begin anew.
     pub failures: Option<(Class, u32)>,

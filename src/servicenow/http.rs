@@ -1,8 +1,7 @@
 //! One token request over HTTP.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use reqwest::{
     Client, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
@@ -12,41 +11,68 @@ use reqwest::{
 use super::{
     answer::{BODY_LIMIT, RawAnswer, judge},
     key::SharingKey,
+    prepared::{HeldBack, Prepared, hold_back},
     token::TokenAnswer,
 };
-use crate::{api::Reason, decide::Failure};
+use crate::{Clock, api::Reason, decide::Failure};
 
 /// Sends token requests. It follows no redirect and keeps no cookie; a proxy is taken from
 /// `HTTPS_PROXY` and `NO_PROXY`.
 #[derive(Clone)]
 pub struct TokenEndpoint {
     client: Client,
+    /// Opens a connection of its own for each request, and holds it until the request may go.
+    ahead: Client,
     timeout: Duration,
 }
 
 impl TokenEndpoint {
     /// A client that gives each request `timeout`, from connecting to the last byte.
     pub fn new(timeout: Duration) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .timeout(timeout)
-            .user_agent(concat!(
-                env!("CARGO_PKG_NAME"),
-                "/",
-                env!("CARGO_PKG_VERSION")
-            ))
-            .build()?;
-        Ok(Self { client, timeout })
+        let builder = || {
+            Client::builder()
+                .redirect(redirect::Policy::none())
+                .user_agent(concat!(
+                    env!("CARGO_PKG_NAME"),
+                    "/",
+                    env!("CARGO_PKG_VERSION")
+                ))
+        };
+        Ok(Self {
+            client: builder().timeout(timeout).build()?,
+            // Without a pool the connection is made for the request, and by its own task.
+            ahead: builder()
+                .timeout(timeout + HeldBack::LONGEST)
+                .pool_max_idle_per_host(0)
+                .connector_layer(HeldBack::layer())
+                .build()?,
+            timeout,
+        })
     }
 
     /// Asks the key's instance for a token: `POST /oauth_token.do`, form-encoded.
     pub async fn request(
         &self,
         key: &SharingKey,
-        now: impl Fn() -> Timestamp,
+        clock: &dyn Clock,
     ) -> Result<TokenAnswer, Failure> {
-        let mut request = self
-            .client
+        self.ask(&self.client, key, clock).await
+    }
+
+    /// Opens the connection for a request that is to go soon; not a byte of it is sent before
+    /// [`Prepared::send`].
+    pub fn prepare(&self, key: Arc<SharingKey>, clock: Arc<dyn Clock>) -> Prepared {
+        let endpoint = self.clone();
+        hold_back(async move { endpoint.ask(&endpoint.ahead, &key, &*clock).await })
+    }
+
+    async fn ask(
+        &self,
+        client: &Client,
+        key: &SharingKey,
+        clock: &dyn Clock,
+    ) -> Result<TokenAnswer, Failure> {
+        let mut request = client
             .post(format!("{}/oauth_token.do", key.origin()))
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
@@ -60,7 +86,7 @@ impl TokenEndpoint {
             .read(request)
             .await
             .map_err(|error| self.unreachable(key, &error))?;
-        judge(&answer, key, now())
+        judge(&answer, key, clock.now())
     }
 
     async fn read(&self, request: reqwest::RequestBuilder) -> Result<RawAnswer, reqwest::Error> {

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    exchange::{Held, Known, SharedFailure, Urgency},
+    exchange::{Held, Known, SharedFailure, back},
+    line::Queued,
     token::TokenAnswer,
 };
 use crate::{
@@ -36,12 +37,18 @@ const MOVED: SignedDuration = SignedDuration::from_secs(2);
 /// A failure that says nothing of when to try again is waited out this long.
 const NO_TIME_SAID: SignedDuration = SignedDuration::from_hours(1);
 
+/// A request at the expiry waits this long at most for the instance's own clock.
+const ROUND_TRIP: SignedDuration = SignedDuration::from_millis(200);
+
 #[derive(Default)]
 pub(super) struct KeyState {
+    /// Settles ties.
+    pub(super) number: u64,
     pub(super) held: Option<Held>,
     pub(super) failure: Option<SharedFailure>,
     pub(super) known: Option<Known>,
     pub(super) failures_before: Option<(Class, u32)>,
+    /// Where it stands in the line of its origin.
     pub(super) queued: Option<Queued>,
     pub(super) under_way: Option<Timestamp>,
     /// A person asked for the request that is under way.
@@ -49,16 +56,13 @@ pub(super) struct KeyState {
     pub(super) waiters: BTreeSet<Name>,
     /// Those who were told of a failure: they wait it out, and are woken when it is over sooner.
     pub(super) told: BTreeSet<Name>,
+    /// The instance has taken this very client before.
+    pub(super) good_before: bool,
     pub(super) one_off_spent: bool,
+    /// How long the answer with the last new token took: the instance counts from somewhere in it,
+    /// so a request at the expiry that is sent so much later finds the token over.
+    pub(super) round_trip: SignedDuration,
     pub(super) at_expiry_since: Option<Timestamp>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Queued {
-    pub(super) urgency: Urgency,
-    pub(super) since: Timestamp,
-    pub(super) not_before: Timestamp,
-    pub(super) forced: bool,
 }
 
 /// A failure as it is shared.
@@ -95,10 +99,31 @@ pub(super) enum Judged {
 }
 
 impl KeyState {
-    pub(super) fn leave(&mut self, name: &Name) {
-        if self.waiters.remove(name) && self.waiters.is_empty() {
-            self.queued = None;
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            number,
+            ..Self::default()
         }
+    }
+
+    /// What is known was told by a clock that has been set back.
+    pub(super) fn clock_set_back(&mut self, by: SignedDuration) {
+        if let Some(held) = &mut self.held {
+            held.validity = held.validity.set_back(by);
+            held.sent_at -= by;
+        }
+        if let Some(known) = &mut self.known {
+            known.validity = known.validity.set_back(by);
+        }
+        if let Some(failure) = &mut self.failure {
+            failure.clock_set_back(by);
+        }
+        if let Some(queued) = &mut self.queued {
+            queued.since -= by;
+            queued.not_before -= by;
+        }
+        back(&mut self.under_way, by);
+        back(&mut self.at_expiry_since, by);
     }
 
     /// Failures in a row with this one: by cause, and those that were under way together count as
@@ -136,19 +161,6 @@ impl KeyState {
         woken
     }
 
-    pub(super) fn requeue(&mut self, now: Timestamp, not_before: Timestamp) {
-        if self.waiters.is_empty() {
-            return;
-        }
-        let urgency = self.expiry().map_or(Urgency::New, Urgency::Expiring);
-        self.queued = Some(Queued {
-            urgency,
-            since: now,
-            not_before,
-            forced: self.forced,
-        });
-    }
-
     /// Everyone with this key is served; returns who is to wake.
     pub(super) fn succeed(&mut self, held: Held) -> BTreeSet<Name> {
         self.known = Some(Known {
@@ -159,6 +171,7 @@ impl KeyState {
         self.failure = None;
         self.failures_before = None;
         self.one_off_spent = false;
+        self.good_before = true;
         self.at_expiry_since = None;
         let mut woken = std::mem::take(&mut self.told);
         woken.append(&mut self.waiters);
@@ -173,7 +186,7 @@ impl KeyState {
     pub(super) fn is_one_off(&self, failure: &Failure) -> bool {
         let refused_before =
             matches!(self.failures_before, Some((Class::Refused, count)) if count > 0);
-        let good_before = self.known.is_some() && self.failure.is_none() && !refused_before;
+        let good_before = self.good_before && self.failure.is_none() && !refused_before;
         failure.class() == Class::Refused && good_before && !self.one_off_spent
     }
 
@@ -185,7 +198,15 @@ impl KeyState {
         now: Timestamp,
     ) -> Result<Judged, Failure> {
         let sha256 = answer.token.sha256();
-        let known = self.known.as_ref().filter(|known| known.sha256 == sha256);
+        // What a clock recorded that has been set back since says nothing.
+        let known = self
+            .known
+            .as_ref()
+            .filter(|known| known.sha256 == sha256 && !known.validity.is_from_the_future(sent_at));
+        let round_trip = now.duration_since(sent_at).max(SignedDuration::ZERO);
+        if known.is_none() {
+            self.round_trip = round_trip.min(ROUND_TRIP);
+        }
         let (validity, kept) = match known {
             None => (new_validity(answer.expires_in, origin, sent_at)?, false),
             Some(known) => {
@@ -196,7 +217,6 @@ impl KeyState {
                     issued_at: sent_at,
                     expires_at: plus(sent_at, SignedDuration::from_secs(seconds)),
                 };
-                let round_trip = now.duration_since(sent_at).max(SignedDuration::ZERO);
                 let silent = answer.expires_in.is_none();
                 let moved_after = plus(recorded.expires_at, MOVED + round_trip);
                 // An expiry that is over has not moved, however late it is told.

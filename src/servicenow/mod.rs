@@ -9,6 +9,8 @@ mod exchange;
 mod http;
 mod key;
 mod key_state;
+mod line;
+mod prepared;
 mod token;
 
 pub use answer::{RawAnswer, judge};
@@ -16,4 +18,5 @@ pub use broker::Broker;
 pub use exchange::{Ask, Exchange, Held, Known, Limits, SharedFailure, Urgency};
 pub use http::TokenEndpoint;
 pub use key::SharingKey;
+pub use prepared::Prepared;
 pub use token::{AccessToken, NotAToken, TokenAnswer};

@@ -29,6 +29,8 @@ fn a_new_resource_reads_its_client_asks_and_waits() {
     let wish = Wish {
         urgency: Urgency::New,
         known: None,
+        not_before: None,
+        good_before: false,
         failures: None,
         forced: false,
     };
@@ -113,6 +115,8 @@ fn what_is_overdue_after_a_restart_is_asked_for_at_once() {
     let mut wish = Wish {
         urgency: Urgency::Renewal(at(1800)),
         known: known_first(),
+        not_before: None,
+        good_before: true,
         failures: None,
         forced: false,
     };
@@ -261,7 +265,7 @@ fn a_request_for_renewal_that_came_in_the_middle_of_a_round_is_not_taken_for_ans
 }
 
 #[test]
-fn a_token_kept_until_expiry_is_asked_for_at_expiry_only() {
+fn a_token_kept_until_expiry_is_asked_for_at_expiry_only_and_prepared_for_just_before() {
     let mut same = held("first", 0, 1800);
     same.sent_at = at(1200);
     same.kept = true;
@@ -269,8 +273,18 @@ fn a_token_kept_until_expiry_is_asked_for_at_expiry_only() {
     let scene = scene.answered(Ok(same)).ended();
     let token = scene.status().token.clone().unwrap();
     assert_eq!(token.renewal_time.0, at(1800));
-    assert_eq!(scene.end(), at_rest_until(1800));
-    assert_eq!(scene.clone().at(1799).end(), at_rest_until(1800));
+    assert_eq!(scene.end(), at_rest_until(1798));
+    assert_eq!(scene.clone().at(1797).end(), at_rest_until(1798));
+    let prepared = scene.clone().at(1798);
+    assert!(prepared.wants_to_read_client());
+    assert_eq!(
+        prepared.reads_client().asks().not_before,
+        Some(at(1800)),
+        "everything is ready, and nothing is sent before the expiry"
+    );
+    let waiting = scene.clone().at(1799).reads_client().asked(1798);
+    assert_eq!(waiting.end().status, None, "Ready does not flap");
+    assert_eq!(waiting.at(1804).end().status, None, "not yet");
     assert!(scene.at(1800).reads_client().asks().urgency < Urgency::New);
 }
 

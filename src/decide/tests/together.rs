@@ -407,3 +407,41 @@ fn a_resource_that_is_created_anew_remembers_nothing_of_the_one_before() {
     world.run_until(110);
     assert_eq!(world.requests.len(), before + 1, "its request is a new one");
 }
+
+#[test]
+fn a_clock_that_is_set_back_costs_a_write_and_no_request_and_no_token_grows_old_unseen() {
+    let mut world = World::with(&["a", "b"]);
+    world.run_until(100);
+    // It was an hour ahead.
+    world.now = at(100 - 3600);
+    world.core.clock_set_back(seconds(3600));
+    world.settle_down();
+    assert_eq!(
+        world.requests.len(),
+        1,
+        "what is in memory is known to be good"
+    );
+    for name in ["a", "b"] {
+        let token = world.status(name).token.clone().unwrap();
+        assert_eq!(token.expires_at.0, at(1800 - 3600));
+        assert_eq!(world.synced(name), is("True", Reason::TokenSynced));
+    }
+    assert_eq!(world.secret_writes, 4);
+    world.run_until(1799 - 3600);
+    assert_eq!(world.requests.len(), 2, "it is renewed in its own time");
+}
+
+#[test]
+fn what_an_operator_with_a_clock_ahead_has_written_is_asked_for_anew() {
+    let mut world = World::with(&["a"]);
+    world.run_until(100);
+    world.now = at(100 - 3600);
+    world.under_way.clear();
+    world.restart();
+    world.run_until(200 - 3600);
+    assert_eq!(world.requests.len(), 2);
+    let token = world.status("a").token.clone().unwrap();
+    assert!(token.expires_at.0 < at(1800 - 3000), "{token:?}");
+    world.run_until(1000 - 3600);
+    assert_eq!(world.requests.len(), 2, "once");
+}

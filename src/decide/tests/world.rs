@@ -8,7 +8,7 @@ use std::{
 
 use super::scene::*;
 use crate::{
-    api::{AllowedHosts, ServiceNowCredentialSpec},
+    api::{AllowedHosts, ServiceNowCredentialSpec, ServiceNowCredentialStatus},
     controller::Core,
     decide::{
         Credential, Failure, Name, Step,
@@ -239,18 +239,16 @@ impl World {
         self.core.wake(names);
     }
 
+    pub(crate) fn status(&self, name: &str) -> &ServiceNowCredentialStatus {
+        &self.credentials[&Name::new("team-a", name)].status
+    }
+
     pub(crate) fn ready(&self, name: &str) -> (String, String) {
-        state(
-            &self.credentials[&Name::new("team-a", name)].status,
-            "Ready",
-        )
+        state(self.status(name), "Ready")
     }
 
     pub(crate) fn synced(&self, name: &str) -> (String, String) {
-        state(
-            &self.credentials[&Name::new("team-a", name)].status,
-            "Synced",
-        )
+        state(self.status(name), "Synced")
     }
 
     /// The token in a Secret.

@@ -52,6 +52,8 @@ fn wish(who: &str) -> Ask {
         name: name(who),
         urgency: Urgency::New,
         known: None,
+        not_before: None,
+        good_before: false,
         failures: None,
         forced: false,
     }

@@ -1,7 +1,10 @@
 //! Refusals: shared by key, backed off, and over before their time.
 
 use super::*;
-use crate::decide::Class;
+use crate::{
+    decide::{Class, renewal::Validity},
+    servicenow::Known,
+};
 
 #[test]
 fn refusals_are_shared_by_key_and_back_off_from_half_a_minute_to_an_hour() {
@@ -64,6 +67,27 @@ fn a_refusal_of_a_client_that_was_never_good_counts_at_once() {
         desk.ask_and(at(0), failure(Reason::AccessDenied)),
         [name("a")]
     );
+}
+
+#[test]
+fn a_refusal_after_a_rotation_counts_at_once_and_one_after_a_restart_is_tried_once_more() {
+    let known = Known {
+        sha256: AccessToken::parse("t").unwrap().sha256(),
+        validity: Validity {
+            issued_at: at(-600),
+            expires_at: at(1200),
+        },
+    };
+    for (good_before, woken) in [(false, vec![name("a")]), (true, vec![])] {
+        let mut desk = Desk::new();
+        let ask = Ask {
+            known: Some(known.clone()),
+            good_before,
+            ..wish("a")
+        };
+        desk.broker.ask(&desk.key.clone(), ask, at(0));
+        assert_eq!(desk.send_and(at(0), failure(Reason::AccessDenied)), woken);
+    }
 }
 
 #[test]

@@ -125,3 +125,43 @@ fn a_moved_expiry_at_expiry_is_taken_at_once() {
         ms(1_800_200)
     );
 }
+
+#[test]
+fn a_request_at_the_expiry_is_prepared_before_and_goes_when_the_instance_is_over_with_the_token() {
+    let mut desk = Desk::new();
+    desk.broker.ask(&desk.key.clone(), wish("a"), at(0));
+    desk.broker.dispatch(at(0));
+    let key = desk.key.clone();
+    desk.broker
+        .complete(&key, at(0), ms(30), answer("t", Some(1800)), 0.0);
+    let ask = Ask {
+        not_before: Some(at(1800)),
+        ..wish("a")
+    };
+    desk.broker.ask(&key, ask.clone(), at(1790));
+    assert_eq!(desk.broker.dispatch(at(1790)), []);
+    assert_eq!(desk.broker.next_dispatch(at(1790)), Some(ms(1_798_030)));
+    assert_eq!(desk.broker.prepare(ms(1_798_029)), []);
+    assert_eq!(desk.broker.prepare(ms(1_798_030)), [key.clone()]);
+    assert_eq!(desk.broker.prepare(ms(1_798_031)), [], "once");
+    assert_eq!(
+        desk.broker.next_dispatch(ms(1_798_030)),
+        Some(ms(1_800_030))
+    );
+    assert_eq!(desk.broker.dispatch(ms(1_800_029)), []);
+    assert_eq!(desk.broker.dispatch(ms(1_800_030)), [key]);
+}
+
+#[test]
+fn whoever_cannot_wait_for_the_expiry_hastens_the_request() {
+    let mut desk = Desk::with("t");
+    let key = desk.key.clone();
+    let ask = Ask {
+        not_before: Some(at(1800)),
+        ..wish("a")
+    };
+    desk.broker.ask(&key, ask, at(1799));
+    assert_eq!(desk.broker.dispatch(at(1799)), []);
+    desk.broker.ask(&key, wish("b"), at(1799));
+    assert_eq!(desk.broker.dispatch(at(1799)), [key]);
+}
