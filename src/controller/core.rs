@@ -13,7 +13,7 @@ use crate::{
         backoff::LONGEST_WAIT,
         decide, fail,
         failure::class_of,
-        observed::{Basis, ClientRead, Policy, WriteOutcome},
+        observed::{Basis, CheckedSpec, ClientRead, Policy, WriteOutcome},
         ownership::TargetObject,
         renewal::plus,
         validity_of,
@@ -129,7 +129,7 @@ impl Core {
 
     /// A rate limit outlives a restart: it holds those too whose status does not know of it.
     fn restore_holds(&mut self, now: Timestamp) {
-        for credential in self.store.iter() {
+        for credential in &self.store.all() {
             let failure = credential.status.failure.as_ref();
             let limited = failure.filter(|f| f.reason == Reason::RateLimited.as_str());
             let (Some(origin), Some(failure)) = (origin_of(credential), limited) else {
@@ -148,7 +148,7 @@ impl Core {
                     at: failure.last_time.0,
                     retry_at: retry.0,
                 };
-                self.broker.restore_hold(&origin, hold);
+                self.broker.restore_hold(origin, hold);
             }
         }
     }
@@ -160,13 +160,13 @@ impl Core {
         for pending in self.pending.values_mut() {
             pending.asked_at -= by;
         }
-        for credential in self.store.iter() {
+        let all = self.store.all();
+        for credential in &all {
             let memory = memory_of(&mut self.memories, credential);
             let token = credential.status.token.as_ref();
             memory.clock_set_back(by, token.map(|token| token.issued_at.0));
         }
-        let names: Vec<_> = self.store.iter().map(|c| c.name.clone()).collect();
-        self.wake(names);
+        self.wake(all.iter().map(|credential| credential.name.clone()));
     }
 
     /// A reconcile has ended.
@@ -294,7 +294,7 @@ impl Core {
             ),
         };
         let hold =
-            origin_of(credential).and_then(|origin| self.broker.hold_for_others(&origin, now));
+            origin_of(credential).and_then(|origin| self.broker.hold_for_others(origin, now));
         Some(decide(&Observed {
             now,
             random: round.random,
@@ -426,7 +426,7 @@ impl Core {
             && let Some(origin) = origin_of(&subject)
         {
             let key = client.as_ref().map(|(key, _)| &**key);
-            self.broker.tell(&origin, key, name);
+            self.broker.tell(origin, key, name);
         }
         let Some((asked_at, (key, client))) = round.asked_at.zip(client) else {
             return;
@@ -469,10 +469,10 @@ fn memory_of<'a>(memories: &'a mut Memories, credential: &Credential) -> &'a mut
 }
 
 fn basis_of(credential: &Credential) -> Option<Basis> {
-    credential.spec.as_ref().ok().map(Basis::of)
+    credential.spec.as_ref().ok().map(CheckedSpec::basis)
 }
 
-fn origin_of(credential: &Credential) -> Option<String> {
+fn origin_of(credential: &Credential) -> Option<&str> {
     let spec = credential.spec.as_ref().ok()?;
-    Some(spec.parsed_instance().ok()?.origin().to_owned())
+    Some(spec.instance().ok()?.origin())
 }

@@ -15,7 +15,7 @@ use kube::{Client, client::Body};
 use super::{Bounds, Controller, Parts, Scope};
 use crate::{
     Clock,
-    api::AllowedHosts,
+    api::{AllowedHosts, ServiceNowCredentialSpec},
     decide::{Credential, Name, observed::Policy},
     kubernetes::Cluster,
     servicenow::{TokenEndpoint, Urgency},
@@ -78,7 +78,7 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
             created_at: epoch,
             deleting: false,
             renew_request: None,
-            spec: Ok(Default::default()),
+            spec: Ok(ServiceNowCredentialSpec::default().into()),
             status: Default::default(),
         });
         core.queue.wake(&name, Urgency::New);

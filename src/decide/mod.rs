@@ -28,7 +28,7 @@ pub use observed::{Credential, Memory, Name, Observed, Seen};
 pub use settle::{Outcome, Settle, Transition};
 
 use crate::{
-    api::{Instance, Reason, ServiceNowCredentialSpec},
+    api::{Reason, ServiceNowCredentialSpec},
     servicenow::{Exchange, Held, Known, Urgency},
 };
 use observed::{ClientRead, WriteOutcome};
@@ -94,7 +94,7 @@ pub fn decide(observed: &Observed<'_>) -> Step {
 
 /// The end of a reconcile that met a bug: it is tried again, backed off.
 pub fn fail(observed: &Observed<'_>, failure: &Failure) -> Settle {
-    let fallback = ServiceNowCredentialSpec::default();
+    let fallback = ServiceNowCredentialSpec::default().into();
     let spec = observed.credential.spec.as_ref().unwrap_or(&fallback);
     settle::failed_alone(&View::new(observed, spec), failure)
 }
@@ -152,9 +152,9 @@ fn spec_is_acceptable(v: &View<'_>) -> Result<(), Step> {
     let local = |reason, message: String| {
         Step::from(settle::failed_locally(v, &Failure::new(reason, message)))
     };
-    v.spec
-        .validate()
-        .map_err(|sentence| local(Reason::InvalidSpec, sentence))?;
+    if let Some(sentence) = v.spec.violation() {
+        return Err(local(Reason::InvalidSpec, sentence.to_owned()));
+    }
     // What the Secret was last written for has passed the rest already.
     if v.o.memory.basis == Some(v.basis) {
         return Ok(());
@@ -163,9 +163,11 @@ fn spec_is_acceptable(v: &View<'_>) -> Result<(), Step> {
         let message = format!("not supported yet: {what}. Take it out of the spec for now.");
         return Err(local(Reason::InvalidSpec, message));
     }
-    let instance = Instance::parse(&v.spec.instance)
+    let instance = v
+        .spec
+        .instance()
         .map_err(|error| local(Reason::InvalidSpec, error.to_string()))?;
-    if !v.o.policy.allowed_hosts.allows(&instance) {
+    if !v.o.policy.allowed_hosts.allows(instance) {
         let message = format!(
             "The operator was not allowed to send credentials to {}: its --allowed-hosts does not \
              list that host. Correct spec.instance, or ask whoever runs the operator to add the host.",

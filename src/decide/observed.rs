@@ -1,7 +1,7 @@
 //! What `decide` looks at: values, gathered by `controller::Core` from the caches, the broker and
 //! what the reconcile has read so far.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -9,9 +9,57 @@ use sha2::{Digest, Sha256};
 
 use super::{Failure, ownership::TargetObject};
 use crate::{
-    api::{AllowedHosts, FailureStatus, ServiceNowCredentialSpec, ServiceNowCredentialStatus},
+    api::{
+        AllowedHosts, FailureStatus, Instance, InstanceError, ServiceNowCredentialSpec,
+        ServiceNowCredentialStatus,
+    },
     servicenow::{Exchange, SharedFailure},
 };
+
+/// A spec with what follows from it alone, worked out once.
+#[derive(Clone, Debug)]
+pub struct CheckedSpec {
+    spec: Arc<ServiceNowCredentialSpec>,
+    basis: Basis,
+    instance: Result<Instance, InstanceError>,
+    violation: Option<String>,
+}
+
+impl CheckedSpec {
+    /// What decides which token is written and how.
+    pub fn basis(&self) -> Basis {
+        self.basis
+    }
+
+    /// The instance that it names.
+    pub fn instance(&self) -> Result<&Instance, &InstanceError> {
+        self.instance.as_ref()
+    }
+
+    /// The rule that it breaks, as a sentence.
+    pub fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+}
+
+impl From<ServiceNowCredentialSpec> for CheckedSpec {
+    fn from(spec: ServiceNowCredentialSpec) -> Self {
+        Self {
+            basis: Basis::of(&spec),
+            instance: spec.parsed_instance(),
+            violation: spec.validate().err(),
+            spec: Arc::new(spec),
+        }
+    }
+}
+
+impl Deref for CheckedSpec {
+    type Target = ServiceNowCredentialSpec;
+
+    fn deref(&self) -> &ServiceNowCredentialSpec {
+        &self.spec
+    }
+}
 
 /// Namespace and name of a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,7 +104,7 @@ pub struct Credential {
     /// The annotation `snowcred.dev/renew-requested-at`.
     pub renew_request: Option<String>,
     /// The spec, or why it could not be read.
-    pub spec: Result<ServiceNowCredentialSpec, String>,
+    pub spec: Result<CheckedSpec, String>,
     /// The status as last read or written.
     pub status: ServiceNowCredentialStatus,
 }
@@ -130,7 +178,7 @@ pub struct Basis([u8; 32]);
 
 impl Basis {
     /// The digest of a spec: everything but when to renew and whether to do anything at all.
-    pub fn of(spec: &ServiceNowCredentialSpec) -> Self {
+    fn of(spec: &ServiceNowCredentialSpec) -> Self {
         let relevant = ServiceNowCredentialSpec {
             renewal: None,
             suspend: None,

@@ -107,7 +107,7 @@ pub(super) fn leave_alone(o: &Observed<'_>) -> Settle {
 
 /// The spec could not be read, so nothing else is known.
 pub(super) fn unreadable(o: &Observed<'_>, failure: &Failure) -> Settle {
-    let spec = ServiceNowCredentialSpec::default();
+    let spec = ServiceNowCredentialSpec::default().into();
     failed_locally(&View::new(o, &spec), failure)
 }
 

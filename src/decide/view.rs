@@ -6,16 +6,13 @@ use super::{
     FIGHT_PERIOD, Failure, Wish,
     backoff::LONGEST_WAIT,
     failure::class_of,
-    observed::{Basis, ClientRead, Observed, Seen, Version},
+    observed::{Basis, CheckedSpec, ClientRead, Observed, Seen, Version},
     ownership::{self, Ownership, TargetObject, is_intact, recorded},
     renewal::{self, Margin, Validity, plus},
     template::{self, Rendered, Variables},
 };
 use crate::{
-    api::{
-        CreationPolicy, FailureStatus, Instance, Reason, ServiceNowCredentialSpec, TargetStatus,
-        TokenStatus, duration,
-    },
+    api::{CreationPolicy, FailureStatus, Reason, TargetStatus, TokenStatus, duration},
     decide::Class,
     micro_time,
     servicenow::{Held, Known, Urgency},
@@ -24,7 +21,7 @@ use crate::{
 /// What was observed, with what follows from it at once.
 pub(super) struct View<'a> {
     pub(super) o: &'a Observed<'a>,
-    pub(super) spec: &'a ServiceNowCredentialSpec,
+    pub(super) spec: &'a CheckedSpec,
     pub(super) basis: Basis,
     /// A renewal was asked for by the annotation and not answered yet.
     pub(super) forced: bool,
@@ -36,12 +33,12 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(o: &'a Observed<'a>, spec: &'a ServiceNowCredentialSpec) -> Self {
+    pub(super) fn new(o: &'a Observed<'a>, spec: &'a CheckedSpec) -> Self {
         let status = &o.credential.status;
         Self {
             o,
             spec,
-            basis: Basis::of(spec),
+            basis: spec.basis(),
             forced: is_forced(o),
             token: status.token.clone(),
             target: status.target.clone(),
@@ -424,7 +421,9 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn render(&self, client: &ClientRead, held: &Held) -> Result<Rendered, Failure> {
-        let instance = Instance::parse(&self.spec.instance)
+        let instance = self
+            .spec
+            .instance()
             .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
         let variables = Variables {
             token: &held.token,

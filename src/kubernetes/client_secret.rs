@@ -7,10 +7,10 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::act::Cluster;
 use crate::{
-    api::{Instance, Reason, ServiceNowCredentialSpec},
+    api::Reason,
     decide::{
         Failure, client_secret_missing,
-        observed::{ClientRead, Credential, Version},
+        observed::{CheckedSpec, ClientRead, Credential, Version},
     },
     servicenow::SharingKey,
 };
@@ -30,7 +30,7 @@ const REFUSED_TYPES: [&str; 3] = [
 pub async fn read_client(
     cluster: &Cluster,
     credential: &Credential,
-    spec: &ServiceNowCredentialSpec,
+    spec: &CheckedSpec,
 ) -> Result<SharedClient, Failure> {
     let name = &spec.client.secret_ref.name;
     let secret = cluster
@@ -46,7 +46,7 @@ pub async fn read_client(
     client
 }
 
-fn client_of(secret: &Secret, spec: &ServiceNowCredentialSpec) -> Result<SharedClient, Failure> {
+fn client_of(secret: &Secret, spec: &CheckedSpec) -> Result<SharedClient, Failure> {
     let reference = &spec.client.secret_ref;
     let type_ = secret.type_.as_deref().unwrap_or_default();
     if REFUSED_TYPES
@@ -62,7 +62,8 @@ fn client_of(secret: &Secret, spec: &ServiceNowCredentialSpec) -> Result<SharedC
     let (client_id, id_trimmed) = value(secret, &reference.name, reference.client_id_key())?;
     let (client_secret, secret_trimmed) =
         value(secret, &reference.name, reference.client_secret_key())?;
-    let instance = Instance::parse(&spec.instance)
+    let instance = spec
+        .instance()
         .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
     let read = ClientRead {
         version: Version::from(&secret.metadata),
@@ -70,7 +71,7 @@ fn client_of(secret: &Secret, spec: &ServiceNowCredentialSpec) -> Result<SharedC
         trimmed: id_trimmed || secret_trimmed,
     };
     let key = SharingKey::client_credentials(
-        &instance,
+        instance,
         spec.authentication(),
         client_id,
         client_secret,

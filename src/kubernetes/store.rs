@@ -58,9 +58,11 @@ impl Store {
         self.credentials.get(name)
     }
 
-    /// All resources.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Credential>> {
-        self.credentials.values()
+    /// All resources, by name: what follows from them never depends on the order in memory.
+    pub fn all(&self) -> Vec<Arc<Credential>> {
+        let mut all: Vec<_> = self.credentials.values().cloned().collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// What is known of a Secret.
@@ -197,12 +199,13 @@ impl Store {
 
     /// The list of resources is complete: the others are gone.
     pub fn end_relist(&mut self, relist: &Relist) -> Vec<Name> {
-        let gone: Vec<_> = self
+        let mut gone: Vec<_> = self
             .credentials
             .keys()
             .filter(|name| relist.covers(name))
             .cloned()
             .collect();
+        gone.sort_unstable();
         gone.iter().flat_map(|name| self.remove(name)).collect()
     }
 
@@ -267,14 +270,14 @@ impl Store {
     /// The list of Secrets is complete: the others are gone, but for those that were named only
     /// while it ran, of which it may have said nothing in time.
     pub fn end_secret_relist(&mut self, relist: &Relist) -> Vec<Name> {
-        let mut woken = Vec::new();
+        let mut woken = BTreeSet::new();
         for (secret, named) in &mut self.secrets {
             if relist.covers(secret) && named.since < relist.begun && named.seen != Seen::Absent {
                 named.seen = Seen::Absent;
                 woken.extend(named.users.iter().cloned());
             }
         }
-        woken
+        woken.into_iter().collect()
     }
 
     /// The resource that comes before this one for the same target, if any: the present owner,

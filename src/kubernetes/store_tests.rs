@@ -47,7 +47,7 @@ fn credential(who: &str, target: &str, resource_version: u32) -> Credential {
         created_at: Timestamp::UNIX_EPOCH,
         deleting: false,
         renew_request: None,
-        spec: Ok(spec),
+        spec: Ok(spec.into()),
         status: ServiceNowCredentialStatus::default(),
     }
 }

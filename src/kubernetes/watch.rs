@@ -19,8 +19,11 @@ use serde_json::Value;
 
 use crate::{
     RENEW_REQUESTED_AT,
-    api::ServiceNowCredential,
-    decide::{Credential, Name, observed::Version},
+    api::{ServiceNowCredential, ServiceNowCredentialSpec},
+    decide::{
+        Credential, Name,
+        observed::{CheckedSpec, Version},
+    },
 };
 
 /// A Secret's name and state.
@@ -98,7 +101,9 @@ fn credential(mut object: DynamicObject) -> Credential {
             .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         deleting: metadata.deletion_timestamp.is_some(),
         renew_request: annotations.get(RENEW_REQUESTED_AT).cloned(),
-        spec: serde_json::from_value(take("spec")).map_err(|error| error.to_string()),
+        spec: serde_json::from_value::<ServiceNowCredentialSpec>(take("spec"))
+            .map(CheckedSpec::from)
+            .map_err(|error| error.to_string()),
         // A status that cannot be read is one that was never written.
         status: serde_json::from_value(take("status")).unwrap_or_default(),
     }

@@ -273,7 +273,7 @@ fn a_template_that_fails_after_a_rotation_is_not_taken_for_success() {
         .spec
         .as_ref()
         .ok()
-        .map(crate::decide::observed::Basis::of);
+        .map(crate::decide::observed::CheckedSpec::basis);
     let scene = scene.reads_client().holding(held("second", 1, 1800));
     let scene = scene.ended();
     assert_eq!(scene.synced_state(), is("False", Reason::TemplateInvalid));

@@ -79,9 +79,19 @@ pub(crate) fn credential(name: &str) -> Credential {
         created_at: at(-60),
         deleting: false,
         renew_request: None,
-        spec: Ok(spec()),
+        spec: Ok(spec().into()),
         status: ServiceNowCredentialStatus::default(),
     }
+}
+
+/// Somebody writes another spec.
+pub(crate) fn change_spec(
+    credential: &mut Credential,
+    change: impl FnOnce(&mut ServiceNowCredentialSpec),
+) {
+    let mut spec = ServiceNowCredentialSpec::clone(credential.spec.as_ref().unwrap());
+    change(&mut spec);
+    credential.spec = Ok(spec.into());
 }
 
 /// Status and reason of a condition.

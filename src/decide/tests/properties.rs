@@ -8,7 +8,7 @@ use crate::{
     api::{FailureStatus, Reason, ServiceNowCredentialSpec, condition},
     decide::{
         Class, Failure, Outcome, Seen, Step,
-        observed::{Basis, Remembered, Rival, Version, WriteOutcome},
+        observed::{CheckedSpec, Remembered, Rival, Version, WriteOutcome},
         ownership::{Ownership, TargetObject, judge},
     },
     micro_time,
@@ -146,9 +146,7 @@ fn scene(throws: Vec<u8>) -> Scene {
     scene.now = at(dice.second()) + SignedDuration::from_millis(i64::from(dice.throw(3)));
     scene.random = f64::from(dice.throw(4)) / 4.0;
     if dice.one_in(2) {
-        let mut spec = scene.credential.spec.clone().unwrap();
-        dice.spec(&mut spec);
-        scene.credential.spec = Ok(spec);
+        change_spec(&mut scene.credential, |spec| dice.spec(spec));
         scene.credential.generation += i64::from(dice.throw(2));
     }
     if dice.one_in(12) {
@@ -176,7 +174,7 @@ fn scene(throws: Vec<u8>) -> Scene {
     if dice.one_in(4) {
         scene.memory.failure = Some(Remembered {
             failure: dice.failure(),
-            basis: Basis::of(&spec()),
+            basis: CheckedSpec::from(spec()).basis(),
             client: scene.client_seen.clone(),
         });
     }

@@ -106,7 +106,7 @@ impl Scene {
     /// The spec is changed.
     pub(crate) fn with_spec(mut self, change: impl FnOnce(&mut ServiceNowCredentialSpec)) -> Self {
         self.credential.generation += 1;
-        change(self.credential.spec.as_mut().unwrap());
+        change_spec(&mut self.credential, change);
         self
     }
 

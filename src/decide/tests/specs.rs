@@ -87,7 +87,9 @@ fn a_host_that_is_not_allowed_gets_nothing() {
     assert_eq!(reason, Reason::HostNotAllowed);
     assert!(message.contains("https://evil.example"), "{message}");
     let mut scene = Scene::new();
-    scene.credential.spec.as_mut().unwrap().instance = "https://evil.example".to_owned();
+    change_spec(&mut scene.credential, |spec| {
+        spec.instance = "https://evil.example".to_owned();
+    });
     assert_eq!(scene.end().outcome, Outcome::Failed(Reason::HostNotAllowed));
 }
 

@@ -160,7 +160,7 @@ impl World {
         let version = self.next_version();
         let name = Name::new("team-a", name);
         let credential = self.credentials.get_mut(&name).unwrap();
-        change(credential.spec.as_mut().unwrap());
+        change_spec(credential, change);
         credential.generation += 1;
         credential.resource_version = version;
         self.tell_of(&name);

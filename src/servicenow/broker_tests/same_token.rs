@@ -142,7 +142,10 @@ fn a_request_at_the_expiry_is_prepared_before_and_goes_when_the_instance_is_over
     assert_eq!(desk.broker.dispatch(at(1790)), []);
     assert_eq!(desk.broker.next_dispatch(at(1790)), Some(ms(1_798_030)));
     assert_eq!(desk.broker.prepare(ms(1_798_029)), []);
-    assert_eq!(desk.broker.prepare(ms(1_798_030)), [key.clone()]);
+    assert_eq!(
+        desk.broker.prepare(ms(1_798_030)),
+        std::slice::from_ref(&key)
+    );
     assert_eq!(desk.broker.prepare(ms(1_798_031)), [], "once");
     assert_eq!(
         desk.broker.next_dispatch(ms(1_798_030)),
