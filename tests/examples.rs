@@ -111,11 +111,14 @@ fn the_deployment_mounts_a_whole_secret_that_an_example_writes() {
 #[test]
 fn the_documented_role_is_the_one_that_the_tests_run_with() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rbac.yaml");
-    let role = documents(&file)
+    let documented: Vec<PolicyRule> = ["ClusterRole", "Role"]
         .into_iter()
-        .find(|document| document["kind"] == "ClusterRole")
-        .expect("a ClusterRole");
-    let documented: Vec<PolicyRule> =
-        serde_json::from_value(role["rules"].clone()).expect("rules of RBAC");
+        .flat_map(|kind| {
+            let mut documents = documents(&file).into_iter();
+            let role = documents.find(|document| document["kind"] == kind);
+            let rules = role.expect(kind)["rules"].clone();
+            serde_json::from_value::<Vec<PolicyRule>>(rules).expect("rules of RBAC")
+        })
+        .collect();
     assert_eq!(documented, rules());
 }

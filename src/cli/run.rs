@@ -2,22 +2,27 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
 use clap::{ArgAction, Args};
 use jiff::SignedDuration;
-use tokio::signal::unix::{SignalKind, signal};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{oneshot, watch},
+};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::CommandError;
 use crate::{
-    SystemClock,
+    Clock, SystemClock,
     api::{AllowedHosts, duration},
-    controller::{Bounds, Controller, Parts, Scope},
+    controller::{Bounds, Candidate, Controller, Parts, Scope, identity},
     decide::observed::Policy,
-    kubernetes::{Cluster, connect},
+    kubernetes::{Cluster, Fence, LeaseObject, connect},
     servicenow::TokenEndpoint,
     telemetry::{self, Health, LogFormat, Metrics},
 };
@@ -65,11 +70,12 @@ pub(super) struct RunArgs {
     #[arg(long, env = "SNOWCRED_REQUEST_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = parse_duration)]
     request_timeout: SignedDuration,
 
-    /// Elect a leader among several replicas. Not built yet: only "false" is accepted.
-    #[arg(long, env = "SNOWCRED_LEADER_ELECT", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", action = ArgAction::Set)]
+    /// Elect a leader among several replicas: one works, the others stand by.
+    #[arg(long, env = "SNOWCRED_LEADER_ELECT", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = ArgAction::Set)]
     leader_elect: bool,
 
-    /// Name of the Lease for the election. Default: derived from selector and namespaces.
+    /// Name of the Lease for the election. Default: derived from selector and namespaces, so that
+    /// shards differ.
     #[arg(long, env = "SNOWCRED_LEASE_NAME")]
     lease_name: Option<String>,
 
@@ -108,11 +114,6 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 
 /// Runs the controller until it is told to stop.
 pub(super) fn run(args: RunArgs) -> Result<(), CommandError> {
-    if args.leader_elect {
-        return Err(CommandError::usage(
-            "leader election is not built yet: set --leader-elect=false, and run one replica",
-        ));
-    }
     let allowed_hosts = AllowedHosts::parse(&args.allowed_hosts)
         .map_err(|error| CommandError::usage(format!("--allowed-hosts: {error}")))?
         .allow_insecure_http(args.allow_insecure_http);
@@ -120,14 +121,19 @@ pub(super) fn run(args: RunArgs) -> Result<(), CommandError> {
         .enable_all()
         .build()
         .map_err(|error| CommandError::failed(format!("cannot start threads: {error}")))?;
+    let lease = args.lease()?;
     telemetry::init(args.log_format, args.log_level);
-    let done = runtime.block_on(serve(args, allowed_hosts));
+    let done = runtime.block_on(serve(args, allowed_hosts, lease));
     // Nothing is left that matters; a request that hangs shall not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(500));
     done
 }
 
-async fn serve(args: RunArgs, allowed_hosts: AllowedHosts) -> Result<(), CommandError> {
+async fn serve(
+    args: RunArgs,
+    allowed_hosts: AllowedHosts,
+    lease: Option<LeaseName>,
+) -> Result<(), CommandError> {
     let listener = telemetry::listen(args.listen).await.map_err(|error| {
         CommandError::failed(format!(
             "cannot listen on {}: {error}; choose another address with --listen",
@@ -138,19 +144,32 @@ async fn serve(args: RunArgs, allowed_hosts: AllowedHosts) -> Result<(), Command
         .local_addr()
         .map_err(|error| CommandError::failed(error.to_string()))?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "starting");
-    let (lease_name, lease_namespace) = (&args.lease_name, &args.lease_namespace);
-    tracing::info!(?lease_name, ?lease_namespace, "leader election is off");
     let client = connect().await.map_err(CommandError::failed)?;
     let timeout = Duration::try_from(args.request_timeout).unwrap_or(Duration::from_secs(15));
     let endpoint = TokenEndpoint::new(timeout)
         .map_err(|error| CommandError::failed(format!("cannot set up the HTTP client: {error}")))?;
     let reporter = std::env::var("HOSTNAME").unwrap_or_else(|_| crate::FIELD_MANAGER.to_owned());
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let candidate = lease.map(|LeaseName { namespace, name }| {
+        tracing::info!(namespace, name, "the Lease by which a replica leads");
+        Candidate {
+            lease: LeaseObject::new(client.clone(), &namespace, &name),
+            identity: identity(&reporter),
+            fence: Fence::closed(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+        }
+    });
+    let fence = candidate
+        .as_ref()
+        .map_or_else(Fence::open, |candidate| candidate.fence.clone());
     let parts = Parts {
-        cluster: Cluster::new(client.clone(), reporter),
+        cluster: Cluster::new(client.clone(), reporter, fence),
         client,
         endpoint,
-        clock: Arc::new(SystemClock),
+        clock,
         metrics: metrics.clone(),
         health: health.clone(),
     };
@@ -168,14 +187,86 @@ async fn serve(args: RunArgs, allowed_hosts: AllowedHosts) -> Result<(), Command
     };
     let controller = Controller::new(parts, policy, scope, bounds);
     let stop = stop_signal()?;
-    let ended = tokio::select! {
-        ended = controller.run(stop) => ended,
-        ended = telemetry::serve(listener, health, metrics) => {
-            Err(format!("the HTTP endpoints ended: {ended:?}"))
+    let (leads, followed) = watch::channel(false);
+    let (is_over, over) = oneshot::channel::<()>();
+    let election = async {
+        match candidate {
+            Some(candidate) => candidate.run(leads, async { drop(over.await) }).await,
+            None => {
+                metrics.set_leader(true);
+                let _ = leads.send(true);
+                let _ = over.await;
+                Ok(())
+            }
         }
     };
+    let mut election = pin!(election);
+    let ended = tokio::select! {
+        ended = controller.run(followed, stop) => ended.map_err(unexpected),
+        ended = telemetry::serve(listener, health, metrics.clone()) => {
+            Err(unexpected(format!("the HTTP endpoints ended: {ended:?}")))
+        }
+        lost = &mut election => Err(lost.err().map_or_else(
+            || unexpected("the leader election ended".to_owned()),
+            |why| CommandError::failed(format!(
+                "the Lease was lost: {why}; this replica ends so that only one writes, start it again"
+            )),
+        )),
+    };
+    if ended.is_ok() {
+        // What was under way is done: the next one may begin.
+        let _ = is_over.send(());
+        let _ = election.await;
+    }
     tracing::info!("stopped");
-    ended.map_err(|why| CommandError::failed(format!("{why}; this should not happen, start again")))
+    ended
+}
+
+fn unexpected(why: String) -> CommandError {
+    CommandError::failed(format!("{why}; this should not happen, start again"))
+}
+
+/// The Lease by which one of several replicas leads.
+struct LeaseName {
+    namespace: String,
+    name: String,
+}
+
+/// Where a pod finds the namespace that it runs in (Kubernetes documentation, "Accessing the
+/// Kubernetes API from a Pod").
+const POD_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+
+impl RunArgs {
+    /// The Lease for the election; `None` where none is wanted.
+    fn lease(&self) -> Result<Option<LeaseName>, CommandError> {
+        if !self.leader_elect {
+            return Ok(None);
+        }
+        let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+        let pods = || {
+            let namespace = std::fs::read_to_string(POD_NAMESPACE).ok()?;
+            Some(namespace.trim().to_owned())
+        };
+        let namespace = given(&self.lease_namespace).or_else(pods).ok_or_else(|| {
+            CommandError::usage(
+                "leader election needs a namespace for its Lease, and outside a pod there is none \
+                 to go by: set --lease-namespace, or --leader-elect=false where only one replica \
+                 runs",
+            )
+        })?;
+        let name = given(&self.lease_name).unwrap_or_else(|| self.default_lease_name());
+        Ok(Some(LeaseName { namespace, name }))
+    }
+
+    /// Shards of a fleet differ in what they watch, and so in the name of their Lease.
+    fn default_lease_name(&self) -> String {
+        let mut namespaces = non_empty(self.watch_namespaces.clone());
+        namespaces.sort();
+        let selector = self.selector.as_deref().unwrap_or_default();
+        let scope = format!("{selector}\n{}", namespaces.join(","));
+        let hash = crate::hex(&Sha256::digest(scope)[..4]);
+        format!("{}-{hash}", crate::FIELD_MANAGER)
+    }
 }
 
 /// An environment variable that is set to nothing gives one empty name.

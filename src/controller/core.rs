@@ -34,7 +34,8 @@ pub struct Core {
     memories: Memories,
     pending: HashMap<Name, Pending>,
     reconciling: usize,
-    working: bool,
+    listed: bool,
+    leading: bool,
     restored: bool,
     /// When work was last handed out: near enough to tell who is in a hurry.
     now: Timestamp,
@@ -94,20 +95,30 @@ impl Core {
             memories: HashMap::new(),
             pending: HashMap::new(),
             reconciling: 0,
-            working: false,
+            listed: false,
+            leading: false,
             restored: false,
             now: Timestamp::UNIX_EPOCH,
         }
     }
 
     /// All lists are complete; returns whether that is news.
-    pub fn begin_work(&mut self) -> bool {
-        !std::mem::replace(&mut self.working, true)
+    pub fn all_listed(&mut self) -> bool {
+        !std::mem::replace(&mut self.listed, true)
     }
 
-    /// Whether resources are reconciled yet.
-    pub fn is_working(&self) -> bool {
-        self.working
+    /// Whether all lists are complete.
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// This replica leads: work begins once all lists are complete.
+    pub fn lead(&mut self) {
+        self.leading = true;
+    }
+
+    fn is_working(&self) -> bool {
+        self.listed && self.leading
     }
 
     /// Reconciles under way.
@@ -119,10 +130,10 @@ impl Core {
     /// [`Core::finish`].
     pub fn take(&mut self, now: Timestamp) -> Option<Name> {
         self.now = now;
-        if self.working && !std::mem::replace(&mut self.restored, true) {
+        if self.is_working() && !std::mem::replace(&mut self.restored, true) {
             self.restore_holds(now);
         }
-        let name = self.working.then(|| self.queue.take(now)).flatten()?;
+        let name = self.is_working().then(|| self.queue.take(now)).flatten()?;
         self.reconciling += 1;
         Some(name)
     }

@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// What `/readyz` is told about.
+const TOPIC: &str = "lists";
+
 impl Controller {
     /// Follows the resources, and once they are all known, the Secrets that they name. Returns
     /// only when a watch has ended, which none should.
@@ -55,7 +58,7 @@ impl Controller {
                         unlisted.1 -= 1;
                     }
                     if unlisted.1 == 0 {
-                        self.begin_work();
+                        self.all_listed();
                     }
                 }
                 else => return,
@@ -64,13 +67,13 @@ impl Controller {
     }
 
     fn say_waiting(&self, what: &str) {
-        self.health.set_waiting(Some(what.to_owned()));
+        self.health.set_waiting(TOPIC, Some(what.to_owned()));
     }
 
-    /// Everything is known: from now on resources are reconciled.
-    fn begin_work(&self) {
-        if self.with_core(|core| core.begin_work()) {
-            self.health.set_waiting(None);
+    /// Everything is known: from now on a leader reconciles resources.
+    fn all_listed(&self) {
+        if self.with_core(|core| core.all_listed()) {
+            self.health.set_waiting(TOPIC, None);
             tracing::info!("ready");
             self.changed.notify_one();
         }
@@ -131,7 +134,7 @@ impl Controller {
     fn watch_failed(&self, what: &str, error: &watcher::Error) {
         let why = explain(error);
         tracing::warn!(what, why, "watch failed, trying again");
-        if !self.with_core(|core| core.is_working()) {
+        if !self.with_core(|core| core.is_listed()) {
             self.say_waiting(&format!("the list of {what} failed: {why}"));
         }
     }

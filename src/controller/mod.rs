@@ -1,7 +1,9 @@
 //! The wiring: watches → queue → observe → decide → act → wake. It decides nothing itself.
 
 mod core;
+mod election;
 mod follow;
+mod leadership;
 pub mod queue;
 mod reconcile;
 #[cfg(test)]
@@ -17,9 +19,15 @@ use std::{
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
-pub use self::core::{Core, Round};
+pub use self::{
+    core::{Core, Round},
+    leadership::{Candidate, identity},
+};
 use crate::{
     Clock,
     api::Reason,
@@ -133,9 +141,13 @@ impl Controller {
         }
     }
 
-    /// Works until `stop` is done; then ends what is under way. An error is the end of a part
-    /// that should not have ended.
-    pub async fn run(self: &Arc<Self>, stop: impl Future<Output = ()>) -> Result<(), String> {
+    /// Follows the cluster, works once this replica `leads`, until `stop` is done; then ends what is
+    /// under way. An error is the end of a part that should not have ended.
+    pub async fn run(
+        self: &Arc<Self>,
+        mut leads: watch::Receiver<bool>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), String> {
         let mut watches = JoinSet::new();
         let follow = self.clone();
         watches.spawn(async move { follow.follow().await });
@@ -174,6 +186,7 @@ impl Controller {
                 Some(done) = work.join_next() => {
                     done.map_err(|error| format!("a task ended in the middle: {error}"))?;
                 }
+                Ok(()) = leads.changed() => self.with_core(Core::lead),
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -256,6 +269,12 @@ impl Controller {
             match answer {
                 Some(answer) => answer,
                 None => self.endpoint.request(key, &*self.clock).await,
+            }
+        };
+        let request = async {
+            match self.cluster.may_begin() {
+                Ok(()) => request.await,
+                Err(failure) => Err(failure),
             }
         };
         let answer = AssertUnwindSafe(request).catch_unwind().await;

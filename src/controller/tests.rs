@@ -17,7 +17,7 @@ use crate::{
     Clock,
     api::{AllowedHosts, ServiceNowCredentialSpec},
     decide::{Credential, Name, observed::Policy},
-    kubernetes::Cluster,
+    kubernetes::{Cluster, Fence},
     servicenow::{TokenEndpoint, Urgency},
     telemetry::{Health, Metrics},
 };
@@ -46,7 +46,7 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = refusing();
     let parts = Parts {
-        cluster: Cluster::new(client.clone(), "test".to_owned()),
+        cluster: Cluster::new(client.clone(), "test".to_owned(), Fence::open()),
         client,
         endpoint: TokenEndpoint::new(Duration::from_secs(1)).unwrap(),
         clock: Arc::new(Trap(AtomicBool::new(false))),
@@ -69,7 +69,8 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
     let name = Name::new("team-a", "itsm");
     let epoch = Timestamp::UNIX_EPOCH;
     controller.with_core(|core| {
-        core.begin_work();
+        core.all_listed();
+        core.lead();
         core.store.apply(Credential {
             name: name.clone(),
             uid: "uid".to_owned(),

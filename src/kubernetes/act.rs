@@ -16,10 +16,13 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::error::{Call, code, failure, said, timed_out};
+use super::{
+    error::{Call, code, failure, said, timed_out},
+    lease::Fence,
+};
 use crate::{
     FIELD_MANAGER,
-    api::{ServiceNowCredential, ServiceNowCredentialStatus},
+    api::{Reason, ServiceNowCredential, ServiceNowCredentialStatus},
     decide::{
         Failure, Transition,
         observed::{Credential, Metadata, Version, WriteOutcome},
@@ -43,12 +46,29 @@ const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8
 pub struct Cluster {
     client: Client,
     reporter: String,
+    fence: Fence,
 }
 
 impl Cluster {
-    /// Acts through this client; events name `reporter` as the instance that sent them.
-    pub fn new(client: Client, reporter: String) -> Self {
-        Self { client, reporter }
+    /// Acts through this client while the fence is open; events name `reporter` as the instance
+    /// that sent them.
+    pub fn new(client: Client, reporter: String, fence: Fence) -> Self {
+        Self {
+            client,
+            reporter,
+            fence,
+        }
+    }
+
+    /// Nothing is written or asked for after this process has ceased to lead.
+    pub(crate) fn may_begin(&self) -> Result<(), Failure> {
+        if self.fence.is_open() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::InternalError,
+            "This replica of the operator leads no more; the one that does goes on.",
+        ))
     }
 
     /// Reads a Secret. It is decoded here, because kube logs a body that it cannot decode.
@@ -127,6 +147,9 @@ impl Cluster {
             namespace,
             name: &desired.name,
         };
+        if let Err(failure) = self.may_begin() {
+            return WriteOutcome::Failed(failure);
+        }
         let answer = match request {
             Ok(request) => self.request_metadata(request).await,
             Err(error) => Some(Err(Error::BuildRequest(error))),
@@ -182,6 +205,7 @@ impl Cluster {
             namespace,
             name,
         };
+        self.may_begin()?;
         match bounded(secrets.delete(name, &params)).await {
             None => Err(timed_out(call)),
             Some(Err(error)) if code(&error) == Some(404) => Ok(()),
@@ -213,6 +237,7 @@ impl Cluster {
         let request = Request::new(ServiceNowCredential::url_path(&(), Some(namespace)))
             .patch_subresource("status", name, &params, &Patch::<()>::Json(patch))
             .map_err(|error| failure(&Error::BuildRequest(error), call))?;
+        self.may_begin()?;
         match self.request_metadata(request).await {
             None => Err(timed_out(call)),
             Some(Err(error)) if code(&error) == Some(404) => Ok(None),
@@ -228,6 +253,9 @@ impl Cluster {
         transition: &Transition,
         now: MicroTime,
     ) {
+        if self.may_begin().is_err() {
+            return;
+        }
         let namespace = &*credential.name.namespace;
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let event = Event {

@@ -4,6 +4,7 @@ mod act;
 mod client_secret;
 mod connect;
 mod error;
+mod lease;
 mod store;
 #[cfg(test)]
 mod store_tests;
@@ -12,4 +13,5 @@ pub mod watch;
 pub use act::Cluster;
 pub use client_secret::{SharedClient, read_client};
 pub use connect::connect;
+pub use lease::{Fence, LeaseObject, LeaseWrite};
 pub use store::{Relist, Store};

@@ -112,7 +112,7 @@ fn credential(mut object: DynamicObject) -> Credential {
 /// Waits longer after each failure of a watch, up to five seconds: a CRD that was missing, or an
 /// API server that was away, is noticed within that time.
 #[derive(Default)]
-struct Patience {
+pub(super) struct Patience {
     failures: u32,
     last: Option<Instant>,
 }

@@ -1,6 +1,7 @@
 //! `/metrics`, `/livez` and `/readyz`.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -22,14 +23,14 @@ pub struct Health {
 
 struct HealthState {
     beat: Instant,
-    waiting_for: Option<String>,
+    waiting_for: BTreeMap<&'static str, String>,
 }
 
 impl Default for Health {
     fn default() -> Self {
         let state = HealthState {
             beat: Instant::now(),
-            waiting_for: Some("the operator is starting".to_owned()),
+            waiting_for: [("lists", "the operator is starting".to_owned())].into(),
         };
         Self {
             state: Mutex::new(state),
@@ -47,9 +48,12 @@ impl Health {
         self.with(|state| state.beat = Instant::now());
     }
 
-    /// Ready, or what is waited for.
-    pub fn set_waiting(&self, waiting_for: Option<String>) {
-        self.with(|state| state.waiting_for = waiting_for);
+    /// What is waited for in this matter, if anything: ready is who waits for nothing.
+    pub fn set_waiting(&self, matter: &'static str, waiting_for: Option<String>) {
+        self.with(|state| match waiting_for {
+            Some(what) => state.waiting_for.insert(matter, what),
+            None => state.waiting_for.remove(matter),
+        });
     }
 
     fn livez(&self) -> (StatusCode, String) {
@@ -65,13 +69,15 @@ impl Health {
     }
 
     fn readyz(&self) -> (StatusCode, String) {
-        match self.with(|state| state.waiting_for.clone()) {
-            None => (StatusCode::OK, "ok\n".to_owned()),
-            Some(what) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("not ready: {what}\n"),
-            ),
+        let waiting_for = self.with(|state| {
+            let all: Vec<_> = state.waiting_for.values().cloned().collect();
+            all.join("; ")
+        });
+        if waiting_for.is_empty() {
+            return (StatusCode::OK, "ok\n".to_owned());
         }
+        let text = format!("not ready: {waiting_for}\n");
+        (StatusCode::SERVICE_UNAVAILABLE, text)
     }
 }
 

@@ -26,6 +26,7 @@ pub struct Metrics {
     reconciles: Family<OutcomeLabel, Counter>,
     reconcile_duration: Histogram,
     secret_writes: Counter,
+    leader: Gauge,
 }
 
 type PerResource = Family<ResourceLabels, Gauge<f64, AtomicU64>>;
@@ -79,6 +80,7 @@ impl Metrics {
                 0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
             ]),
             secret_writes: Counter::default(),
+            leader: Gauge::default(),
             registry: Registry::default(),
         };
         let gauges = [
@@ -130,6 +132,11 @@ impl Metrics {
             "secret_writes",
             "Writes of target Secrets",
             metrics.secret_writes.clone(),
+        );
+        registry.register(
+            "leader",
+            "Whether this replica leads (1) or stands by (0)",
+            metrics.leader.clone(),
         );
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The operator's version", Info::new(version));
@@ -203,6 +210,11 @@ impl Metrics {
     /// A target was written.
     pub fn secret_written(&self) {
         self.secret_writes.inc();
+    }
+
+    /// This replica leads, or does not.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
     }
 
     /// All series in the OpenMetrics text format.

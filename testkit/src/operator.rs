@@ -62,6 +62,9 @@ impl Operator {
             .args(["--listen", "127.0.0.1:0"])
             .args(&options.arguments)
             .env("KUBECONFIG", &options.kubeconfig)
+            // One is alone unless its options say otherwise: it need not wait until the Lease of one
+            // that was killed is free.
+            .env("SNOWCRED_LEADER_ELECT", "false")
             .envs(options.environment.iter().map(|(k, v)| (k, v)));
         let process = Supervised::spawn(command, &log, &mut reaper)
             .unwrap_or_else(|error| panic!("the operator cannot be started: {error}"));
@@ -169,6 +172,43 @@ impl Operator {
                 self.log()
             );
             sleep(POLL).await;
+        }
+    }
+
+    /// Waits until it ends by itself, and returns how.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end in time.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(ended) = self.process.as_mut().and_then(Supervised::ended) {
+                self.kill();
+                return ended;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the operator does not end:\n{}",
+                self.log()
+            );
+            sleep(POLL).await;
+        }
+    }
+
+    /// Holds it where it is (SIGSTOP), until [`Operator::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
         }
     }
 

@@ -211,14 +211,14 @@ async fn command(arguments: &[&str]) -> (Option<i32>, String, String) {
 async fn what_cannot_be_run_is_said_in_one_sentence() {
     for (arguments, code, says) in [
         (
-            ["run", "--leader-elect"].as_slice(),
+            ["run"].as_slice(),
             2,
-            "leader election is not built yet",
+            "set --lease-namespace, or --leader-elect=false",
         ),
         (
-            &["run", "--leader-elect=true"],
+            &["run", "--leader-elect", "--lease-namespace="],
             2,
-            "leader election is not built yet",
+            "--lease-namespace",
         ),
         (&["run", "--allowed-hosts=*.*"], 2, "--allowed-hosts"),
         (&["run", "--concurrency=0"], 2, "at least 1"),

@@ -66,6 +66,11 @@ pub fn rules() -> Vec<PolicyRule> {
             &["get", "list", "watch", "create", "patch", "delete"],
         ),
         rule("events.k8s.io", &["events"], &["create"]),
+        rule(
+            "coordination.k8s.io",
+            &["leases"],
+            &["get", "list", "watch", "create", "update"],
+        ),
     ]
 }
 

@@ -64,7 +64,8 @@ fn core() -> Core {
         min_renew_interval: seconds(5),
     };
     let mut core = Core::new(policy, 4);
-    core.begin_work();
+    core.all_listed();
+    core.lead();
     core
 }
 

@@ -1,0 +1,249 @@
+//! Leads, or waits to: keeps the Lease, moves the fence, and ends when the Lease is lost.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until},
+};
+
+use super::election::{Election, RENEW_DEADLINE, RETRY_PERIOD, Standing, given_back};
+use crate::{
+    Clock,
+    decide::Failure,
+    kubernetes::{Fence, LeaseObject, LeaseWrite},
+    telemetry::{Health, Metrics},
+};
+
+/// What a replica does about leading.
+pub struct Candidate {
+    /// The Lease.
+    pub lease: LeaseObject,
+    /// Who this is, unlike any other replica, now or ever.
+    pub identity: String,
+    /// What is open while this replica leads.
+    pub fence: Fence,
+    /// The time, for the Lease's own record.
+    pub clock: Arc<dyn Clock>,
+    /// Where to say that it leads.
+    pub metrics: Arc<Metrics>,
+    /// Where to say what stands in the way.
+    pub health: Arc<Health>,
+}
+
+/// A leader that ends gives this long for giving the Lease back: it ends within ten seconds in all.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(1);
+
+/// What `/readyz` is told about.
+const TOPIC: &str = "leader election";
+
+impl Candidate {
+    /// Waits for the Lease, says so by `leads`, and keeps it until `over`, when it is given back.
+    ///
+    /// # Errors
+    /// The Lease was lost; the sentence says how.
+    pub async fn run(
+        self,
+        leads: watch::Sender<bool>,
+        over: impl Future<Output = ()>,
+    ) -> Result<(), String> {
+        let mut over = pin!(over);
+        let mut election = Election::new(self.identity.clone());
+        let (lease, renewed) = tokio::select! {
+            acquired = self.acquire(&mut election) => acquired,
+            () = &mut over => return Ok(()),
+        };
+        self.fence.open_until(renewed + RENEW_DEADLINE);
+        tracing::info!(identity = self.identity, "leading");
+        self.metrics.set_leader(true);
+        let _ = leads.send(true);
+        let mut kept = Some(lease);
+        let lost = tokio::select! {
+            lost = self.keep(&mut election, &mut kept, renewed) => lost,
+            () = &mut over => {
+                self.give_back(&mut election).await;
+                return Ok(());
+            }
+        };
+        self.metrics.set_leader(false);
+        Err(lost)
+    }
+
+    /// Returns with the Lease, and the moment at which the write that took it began.
+    async fn acquire(&self, election: &mut Election) -> (Lease, Instant) {
+        let mut changes = pin!(self.lease.changes());
+        let mut said: Option<String> = None;
+        loop {
+            match self.try_to_acquire(election).await {
+                Ok(Some(acquired)) => {
+                    self.health.set_waiting(TOPIC, None);
+                    return acquired;
+                }
+                Ok(None) => {
+                    self.health.set_waiting(TOPIC, None);
+                    said = None;
+                }
+                Err(failure) => {
+                    let why = failure.message();
+                    if said.as_deref() != Some(why) {
+                        tracing::warn!(why, "leader election");
+                        self.health.set_waiting(TOPIC, Some(why.to_owned()));
+                        said = Some(why.to_owned());
+                    }
+                }
+            }
+            self.until_it_may_be_free(election, &mut changes).await;
+        }
+    }
+
+    async fn try_to_acquire(
+        &self,
+        election: &mut Election,
+    ) -> Result<Option<(Lease, Instant)>, Failure> {
+        let read = self.lease.read().await?;
+        let spec = match election.judge(read.as_ref(), Instant::now(), self.clock.now()) {
+            Standing::Held { by } => {
+                tracing::debug!(leader = by, "standing by");
+                return Ok(None);
+            }
+            Standing::Free(spec) | Standing::Ours(spec) => spec,
+        };
+        let begun = Instant::now();
+        Ok(match self.lease.write(read, spec).await? {
+            LeaseWrite::Done(lease) => Some((*lease, begun)),
+            LeaseWrite::Lost => None,
+        })
+    }
+
+    /// Returns when the watch tells that the Lease is free, and else when it is time to look.
+    async fn until_it_may_be_free(
+        &self,
+        election: &mut Election,
+        changes: &mut (impl futures::Stream<Item = Lease> + Unpin),
+    ) {
+        // Replicas that started together do not go on together.
+        let look = RETRY_PERIOD.mul_f64(1.0 + 0.2 * rand::random::<f64>());
+        let mut look = pin!(sleep(look));
+        loop {
+            tokio::select! {
+                () = &mut look => return,
+                Some(lease) = changes.next() => {
+                    let standing = election.judge(Some(&lease), Instant::now(), self.clock.now());
+                    if matches!(standing, Standing::Free(_)) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Renews until that fails for too long; returns why.
+    async fn keep(
+        &self,
+        election: &mut Election,
+        kept: &mut Option<Lease>,
+        mut renewed: Instant,
+    ) -> String {
+        loop {
+            let deadline = renewed + RENEW_DEADLINE;
+            sleep_until((renewed + RETRY_PERIOD).into()).await;
+            let held_up = "this process was held up for longer than a leader may be";
+            if Instant::now() >= deadline {
+                return held_up.to_owned();
+            }
+            let mut why = "its renewal did not end in time".to_owned();
+            let renewal = async {
+                loop {
+                    match self.renew(election, kept).await {
+                        Ok(Renewal::Done(begun)) => return Ok(begun),
+                        Ok(Renewal::Taken(by)) => return Err(format!("{by:?} holds it now")),
+                        Ok(Renewal::Again) => {}
+                        Err(failure) => {
+                            tracing::warn!(why = failure.message(), "the Lease was not renewed");
+                            why = failure.message().to_owned();
+                            sleep(RETRY_PERIOD).await;
+                        }
+                    }
+                }
+            };
+            match tokio::time::timeout_at(deadline.into(), renewal).await {
+                // Whoever slept over the deadline leads no more, even if the write went through.
+                Ok(Ok(begun)) if Instant::now() < deadline => {
+                    renewed = begun;
+                    self.fence.open_until(renewed + RENEW_DEADLINE);
+                }
+                Ok(Ok(_)) => return held_up.to_owned(),
+                Ok(Err(taken)) => return taken,
+                Err(_) => return why,
+            }
+        }
+    }
+
+    async fn renew(
+        &self,
+        election: &mut Election,
+        kept: &mut Option<Lease>,
+    ) -> Result<Renewal, Failure> {
+        let spec = match election.judge(kept.as_ref(), Instant::now(), self.clock.now()) {
+            Standing::Held { by } => return Ok(Renewal::Taken(by)),
+            Standing::Ours(spec) | Standing::Free(spec) => spec,
+        };
+        let begun = Instant::now();
+        match self.lease.write(kept.clone(), spec).await? {
+            LeaseWrite::Done(lease) => {
+                *kept = Some(*lease);
+                Ok(Renewal::Done(begun))
+            }
+            LeaseWrite::Lost => {
+                *kept = self.lease.read().await?;
+                Ok(Renewal::Again)
+            }
+        }
+    }
+
+    /// Gives the Lease back, so that nobody has to wait until it is free.
+    async fn give_back(&self, election: &mut Election) {
+        self.fence.open_until(Instant::now());
+        let given = async {
+            loop {
+                let read = self.lease.read().await?;
+                let wall = self.clock.now();
+                let Standing::Ours(spec) = election.judge(read.as_ref(), Instant::now(), wall)
+                else {
+                    return Ok(());
+                };
+                // A renewal that was under way may have come between.
+                if let LeaseWrite::Done(_) = self.lease.write(read, given_back(spec, wall)).await? {
+                    return Ok::<_, Failure>(());
+                }
+            }
+        };
+        match tokio::time::timeout(GIVEN_BACK_WITHIN, given).await {
+            Ok(Ok(())) => tracing::info!("the Lease is given back"),
+            Ok(Err(failure)) => {
+                tracing::warn!(why = failure.message(), "the Lease was not given back");
+            }
+            Err(_) => tracing::warn!("the Lease was not given back in time"),
+        }
+    }
+}
+
+enum Renewal {
+    /// Renewed by a write that began then.
+    Done(Instant),
+    /// Another replica holds it.
+    Taken(String),
+    /// It was touched; what it says is known now.
+    Again,
+}
+
+/// A name for one process, unlike any other: the host's (in a cluster the pod's) and a random part.
+pub fn identity(host: &str) -> String {
+    format!("{host}_{:016x}", rand::random::<u64>())
+}

@@ -1,0 +1,277 @@
+//! One of several replicas leads: it alone writes, hands over cleanly, and never writes after its
+//! time.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use kube::{Api, api::ListParams};
+use serde_json::json;
+use testkit::{
+    cluster::{ControlPlane, Server},
+    operator::{Operator, Options},
+};
+
+use crate::support::{Scene, eventually, install_crd, rules};
+
+const LEASE: &str = "the-lease";
+
+/// How a replica of this scene is started.
+fn replica(scene: &Scene) -> Options {
+    let namespace = format!("--lease-namespace={}", scene.namespace);
+    let lease = format!("--lease-name={LEASE}");
+    scene.options(&["--leader-elect", &namespace, &lease])
+}
+
+fn leases(scene: &Scene) -> Api<Lease> {
+    Api::namespaced(scene.client.clone(), &scene.namespace)
+}
+
+async fn lease(scene: &Scene) -> LeaseSpec {
+    let lease = leases(scene).get(LEASE).await.unwrap();
+    lease.spec.unwrap()
+}
+
+fn leads(operator: &Operator) -> bool {
+    operator.metrics().contains("snowcred_leader 1")
+}
+
+async fn until_it_leads(operator: &Operator) {
+    let leads = async || leads(operator).then_some(());
+    eventually("it leads", leads).await;
+}
+
+/// A fleet of one that is renewed every few seconds, under a leader that leads.
+async fn led(lifetime: u64) -> (Scene, Operator) {
+    let scene = Scene::new(Duration::from_secs(lifetime)).await;
+    let leader = Operator::start(&replica(&scene)).await;
+    until_it_leads(&leader).await;
+    scene.create("itsm", scene.spec()).await;
+    scene.await_synced("itsm").await;
+    (scene, leader)
+}
+
+/// Waits for one more token, and returns it.
+async fn renewed(scene: &Scene, old: &str) -> String {
+    eventually("the token is renewed", async || {
+        scene.token("itsm").await.filter(|token| token != old)
+    })
+    .await
+}
+
+fn writes(operator: &Operator) -> String {
+    let metrics = operator.metrics();
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("snowcred_secret_writes_total "));
+    line.expect("the counter").to_owned()
+}
+
+#[tokio::test]
+async fn a_standby_is_ready_and_writes_nothing() {
+    let (scene, leader) = led(6).await;
+    let standby = Operator::start(&replica(&scene)).await;
+    let token = scene.token("itsm").await.unwrap();
+    renewed(&scene, &token).await;
+    assert_eq!(standby.get("/readyz").unwrap().0, 200);
+    assert_eq!(standby.get("/livez").unwrap().0, 200);
+    assert!(leads(&leader) && !leads(&standby));
+    assert_eq!(writes(&standby), "snowcred_secret_writes_total 0");
+    assert!(!standby.metrics().contains("snowcred_token_requests_total{"));
+}
+
+#[tokio::test]
+async fn of_two_that_start_together_one_leads_and_one_request_is_sent() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    scene.create("itsm", scene.spec()).await;
+    let (a, b) = (
+        Operator::spawn(&replica(&scene)),
+        Operator::spawn(&replica(&scene)),
+    );
+    scene.await_synced("itsm").await;
+    for operator in [&a, &b] {
+        eventually("both are ready", async || {
+            operator
+                .get("/readyz")
+                .is_ok_and(|(s, _)| s == 200)
+                .then_some(())
+        })
+        .await;
+    }
+    assert_eq!([&a, &b].into_iter().filter(|o| leads(o)).count(), 1);
+    assert_eq!(scene.instance.token_requests(), 1);
+    assert_eq!(lease(&scene).await.lease_transitions, Some(0));
+}
+
+#[tokio::test]
+async fn a_leader_that_is_stopped_hands_over_at_once() {
+    let (scene, mut leader) = led(1800).await;
+    let standby = Operator::start(&replica(&scene)).await;
+    let before = lease(&scene).await;
+    let (ended, _) = leader.stop().await;
+    let stopped = Timestamp::now();
+    assert!(ended.unwrap().success());
+    until_it_leads(&standby).await;
+    let after = lease(&scene).await;
+    assert_ne!(after.holder_identity, before.holder_identity);
+    // The Lease was not waited out: it was taken because it was given back.
+    let waited = after.acquire_time.unwrap().0.duration_since(stopped);
+    assert!(waited.as_secs() < 15, "it took {waited:#}");
+    assert!(standby.log().contains("leading"));
+    // What was valid stays, and is not asked for again.
+    scene
+        .change("itsm", json!({"spec": {"target": {"labels": {"a": "b"}}}}))
+        .await;
+    eventually("the new leader works", async || {
+        let labels = scene.secret("itsm").await?.metadata.labels?;
+        labels.contains_key("a").then_some(())
+    })
+    .await;
+    assert!(scene.instance.token_requests() <= 2);
+}
+
+#[tokio::test]
+async fn the_last_replica_gives_the_lease_back() {
+    let (scene, mut leader) = led(1800).await;
+    let (ended, _) = leader.stop().await;
+    assert!(ended.unwrap().success());
+    let spec = lease(&scene).await;
+    assert_eq!(spec.holder_identity.as_deref(), Some(""));
+    assert_eq!(spec.lease_duration_seconds, Some(1));
+}
+
+#[tokio::test]
+async fn a_leader_that_was_paused_and_wakes_late_writes_nothing_and_ends() {
+    let (scene, mut leader) = led(6).await;
+    let standby = Operator::start(&replica(&scene)).await;
+    let before = scene.instance.token_requests();
+    leader.pause();
+    until_it_leads(&standby).await;
+    // What fell due meanwhile is done by the new leader alone.
+    let token = scene.token("itsm").await.unwrap();
+    let token = renewed(&scene, &token).await;
+    leader.resume();
+    let ended = leader.ended().await;
+    assert_eq!(ended.code(), Some(1));
+    assert!(
+        leader.log().contains("the Lease was lost"),
+        "{}",
+        leader.log()
+    );
+    renewed(&scene, &token).await;
+    let holder = lease(&scene).await.holder_identity;
+    assert!(standby.log().contains(&holder.unwrap()));
+    // Each token that was issued is one that was written: nobody asked beside the new leader.
+    let issued = scene.instance.token_requests() - before;
+    let by_the_new = standby.metrics();
+    let success = format!("result=\"Success\"}} {issued}");
+    assert!(
+        by_the_new.contains(&success),
+        "{issued} requests:\n{by_the_new}"
+    );
+}
+
+#[tokio::test]
+async fn two_that_fight_over_the_lease_keep_the_secret_right() {
+    let (scene, leader) = led(1800).await;
+    let mut replicas = vec![leader, Operator::start(&replica(&scene)).await];
+    for round in 0..6 {
+        let leader = eventually("one leads", async || replicas.iter().position(leads)).await;
+        let mut old = replicas.remove(leader);
+        replicas.push(Operator::start(&replica(&scene)).await);
+        // One change is always under way when the leader goes.
+        let label = round.to_string();
+        scene
+            .change(
+                "itsm",
+                json!({"spec": {"target": {"labels": {"round": label}}}}),
+            )
+            .await;
+        old.stop().await;
+        eventually("somebody has done it", async || {
+            let labels = scene.secret("itsm").await?.metadata.labels?;
+            (labels.get("round") == Some(&label)).then_some(())
+        })
+        .await;
+        let token = scene.token("itsm").await.unwrap();
+        assert!(scene.instance.is_valid(&token));
+    }
+    // At most one for each hand-over, beside the first.
+    assert!(scene.instance.token_requests() <= 7);
+    let transitions = lease(&scene).await.lease_transitions;
+    assert_eq!(transitions, Some(6));
+}
+
+#[tokio::test]
+async fn shards_have_leases_of_their_own() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let namespace = format!("--lease-namespace={}", scene.namespace);
+    let mut shards = Vec::new();
+    for selector in ["--selector=shard=a", "--selector=shard=b"] {
+        let options = scene.options(&["--leader-elect", &namespace, selector]);
+        let shard = Operator::start(&options).await;
+        until_it_leads(&shard).await;
+        shards.push(shard);
+    }
+    let all = leases(&scene).list(&ListParams::default()).await.unwrap();
+    assert_eq!(all.items.len(), 2);
+}
+
+#[tokio::test]
+async fn a_lease_that_may_not_be_written_is_said_and_the_replica_is_not_ready() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let mut fewer = rules();
+    let lease = fewer
+        .iter_mut()
+        .find(|rule| rule.resources == Some(vec!["leases".to_owned()]));
+    lease.unwrap().verbs = vec!["get".to_owned(), "list".to_owned(), "watch".to_owned()];
+    let kubeconfig = scene
+        .cluster
+        .service_account(&scene.namespace, "no-lease", fewer)
+        .await;
+    let operator = Operator::spawn(&Options {
+        kubeconfig,
+        ..replica(&scene)
+    });
+    eventually("/readyz names the missing verb", async || {
+        let (status, text) = operator.get("/readyz").ok()?;
+        (status == 503 && text.contains("create leases \"the-lease\"")).then_some(())
+    })
+    .await;
+    assert!(operator.log().contains("may not create leases"));
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_for_longer_than_the_lease_ends_the_leader_and_not_the_standby()
+{
+    let cluster = ControlPlane::start().await.unwrap();
+    install_crd(&cluster).await;
+    let kubeconfig = cluster
+        .service_account("default", "operator", rules())
+        .await;
+    let options = Options {
+        binary: env!("CARGO_BIN_EXE_servicenow-credential-operator").into(),
+        kubeconfig,
+        arguments: ["--leader-elect", "--lease-namespace=default"]
+            .map(str::to_owned)
+            .into(),
+        environment: Vec::new(),
+    };
+    let mut leader = Operator::start(&options).await;
+    until_it_leads(&leader).await;
+    let mut standby = Operator::start(&options).await;
+    cluster.stop(Server::ApiServer).await;
+    let ended = leader.ended().await;
+    assert_eq!(ended.code(), Some(1));
+    assert!(
+        leader.log().contains("the Lease was lost"),
+        "{}",
+        leader.log()
+    );
+    // It looks at the Lease again and again, and stays.
+    assert_eq!(standby.get("/livez").unwrap().0, 200);
+    cluster.restart(Server::ApiServer).await;
+    until_it_leads(&standby).await;
+    let (ended, _) = standby.stop().await;
+    assert!(ended.unwrap().success());
+}
