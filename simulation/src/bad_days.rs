@@ -1,0 +1,616 @@
+//! What befalls the fleet, how long it excuses the operator, and how all is well in the end.
+
+use rand::Rng as _;
+use servicenow_credential_operator::{
+    api::condition,
+    decide::{Name, observed::Version},
+};
+
+use crate::{
+    cluster::{Cluster, name, writer},
+    instance::{Issued, Mode, Trouble},
+    operator::{Operator, Watch},
+    plan::{Deed, Event as Befalls, margin, spec},
+    promises::Broken,
+    run::{Done, Event, Run},
+    time::{HOUR, MINUTE, Micros, SECOND, span},
+};
+
+/// A recovery is noticed within this time at the latest: the longest wait between two probes of an
+/// outage, and the time-out of the last one before it.
+const NOTICED: Micros = 80 * SECOND;
+/// What falls due together is done within this time.
+const CAUGHT_UP: Micros = 60 * SECOND;
+
+impl Run {
+    pub(crate) fn befalls(&mut self, event: Befalls) -> Done {
+        self.note(|| format!("-- {event:?}"));
+        match event {
+            Befalls::Trouble(instance, trouble, lasts) => self.trouble(instance, trouble, lasts),
+            Befalls::OneOff(instance, client) => {
+                self.instances[instance].clients[client].one_off = true;
+                // It is met whenever it is met, and asked again after a second.
+                let excuse = self.promises.clients.entry((instance, client)).or_default();
+                excuse.extend(self.now + CAUGHT_UP);
+                self.promises.give((instance, client));
+            }
+            Befalls::ApiAway(lasts) => {
+                self.api_away += 1;
+                self.disturbed(lasts, |run| run.api_away -= 1);
+            }
+            Befalls::ApiFlaky(lasts) => {
+                self.api_flaky += 1;
+                self.disturbed(lasts, |run| run.api_flaky -= 1);
+            }
+            Befalls::Kill(between_steps, wait) => {
+                if self.now < self.no_kill_before {
+                    return Ok(());
+                }
+                if between_steps {
+                    self.dies_at_next_step = Some(wait);
+                } else if let Some(leader) = self.leader() {
+                    self.kill(leader, wait);
+                }
+            }
+            Befalls::HandOver => {
+                if let Some(leader) = self.leader().filter(|_| self.now >= self.no_kill_before) {
+                    self.kill(leader, SECOND);
+                }
+            }
+            Befalls::SetClock(by) => self.set_clock(by),
+            Befalls::HoldWatch(resources, lasts) => {
+                let until = self.now + lasts;
+                for operator in self.operators.iter_mut().flatten() {
+                    let stream = operator.stream(which(resources));
+                    stream.held_until = stream.held_until.max(until);
+                }
+                self.blind(lasts);
+            }
+            Befalls::BreakWatch(resources, lasts) => {
+                let watch = which(resources);
+                for index in 0..2 {
+                    let epoch = self.epochs[index];
+                    if let Some(operator) = self.operators[index].as_mut() {
+                        operator.stream(watch).break_off();
+                        self.after(lasts, Event::Relist(index, epoch, watch));
+                    }
+                }
+                self.blind(lasts);
+            }
+            Befalls::Person(resource, deed) => self.deed(resource, deed),
+            Befalls::Rotate(resource, wait) => self.rotate(resource, wait),
+            Befalls::LoseClient(resource, wait) => self.lose_client(resource, wait),
+        }
+        Ok(())
+    }
+
+    /// The operator cannot do its work for so long.
+    fn disturbed(&mut self, lasts: Micros, over: impl FnOnce(&mut Self) + 'static) {
+        self.promises.everything.begin();
+        let over = move |run: &mut Self| {
+            over(run);
+            run.promises.everything.end(run.now + NOTICED + CAUGHT_UP);
+            Ok(())
+        };
+        self.after(lasts, Event::Over(Box::new(over)));
+    }
+
+    /// What people do is not seen for so long; what is known goes on.
+    fn blind(&mut self, lasts: Micros) {
+        self.promises.blind_until = self.promises.blind_until.max(self.now + lasts + CAUGHT_UP);
+        let until = self.promises.blind_until;
+        for excuse in self.promises.resources.values_mut() {
+            if excuse.until() > self.now {
+                excuse.extend(until);
+            }
+        }
+    }
+
+    fn trouble(&mut self, instance: usize, trouble: Trouble, lasts: Micros) {
+        if self.instances[instance].trouble.is_some() {
+            return;
+        }
+        self.instances[instance].trouble = Some(trouble);
+        self.promises.instances.entry(instance).or_default().begin();
+        let over = move |run: &mut Self| {
+            run.instances[instance].trouble = None;
+            let noticed = match trouble {
+                Trouble::Refuses | Trouble::Limits(None) => HOUR + NOTICED,
+                Trouble::Limits(Some(seconds)) => seconds * SECOND + NOTICED,
+                _ => NOTICED,
+            };
+            let until = run.now + noticed + CAUGHT_UP;
+            let excuse = run.promises.instances.entry(instance).or_default();
+            excuse.end(until);
+            Ok(())
+        };
+        self.after(lasts, Event::Over(Box::new(over)));
+    }
+
+    fn set_clock(&mut self, by: Micros) {
+        self.offset += by;
+        self.promises.give_all();
+        self.promises
+            .everything
+            .extend(self.now + NOTICED + CAUGHT_UP);
+        self.no_kill_before = self.now + 2 * MINUTE;
+        // The loop goes round every five seconds at least.
+        let wait = self.rng.random_range(0..5 * SECOND);
+        self.after(wait, Event::ClockSet(by));
+    }
+
+    /// The operator's loop goes round, and sees that the clock was set.
+    pub(crate) fn clock_set(&mut self, by: Micros) -> Done {
+        for index in 0..2 {
+            let epoch = self.epochs[index];
+            if let Some(operator) = self.operators[index].as_mut() {
+                operator.tick = None;
+                if by < -2 * SECOND {
+                    operator.core.clock_set_back(span(-by));
+                }
+                self.turn(index, epoch)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self, resource: usize, wait: Micros) {
+        let (instance, client) = self.plan.clients[resource];
+        let registration = &mut self.instances[instance].clients[client];
+        registration.accepted += 1;
+        let accepted = registration.accepted;
+        self.promises
+            .clients
+            .entry((instance, client))
+            .or_default()
+            .begin();
+        let over = move |run: &mut Self| {
+            let secret = name(&format!("client-{instance}-{client}"));
+            if run.instances[instance].clients[client].accepted == accepted
+                && run.cluster.clients.contains_key(&secret)
+            {
+                run.cluster.put_client(&secret, accepted);
+            }
+            run.excuse_client((instance, client));
+            Ok(())
+        };
+        self.after(wait, Event::Over(Box::new(over)));
+    }
+
+    fn lose_client(&mut self, resource: usize, wait: Micros) {
+        let (instance, client) = self.plan.clients[resource];
+        let secret = name(&format!("client-{instance}-{client}"));
+        self.cluster.remove_client(&secret);
+        self.promises
+            .clients
+            .entry((instance, client))
+            .or_default()
+            .begin();
+        let over = move |run: &mut Self| {
+            let accepted = run.instances[instance].clients[client].accepted;
+            run.cluster.put_client(&secret, accepted);
+            run.excuse_client((instance, client));
+            Ok(())
+        };
+        self.after(wait, Event::Over(Box::new(over)));
+    }
+
+    /// The client's Secret is as it shall be: it is used as soon as it is seen.
+    fn excuse_client(&mut self, client: (usize, usize)) {
+        let until = (self.now + NOTICED).max(self.promises.blind_until) + CAUGHT_UP;
+        self.promises.clients.entry(client).or_default().end(until);
+        self.promises.give(client);
+    }
+
+    fn deed(&mut self, resource: usize, deed: Deed) {
+        let who = name(&format!("r{resource}"));
+        let Some(credential) = self.cluster.resources.get(&who) else {
+            return;
+        };
+        let target = credential.target_secret();
+        self.promises.give(self.plan.clients[resource]);
+        let until = (self.now + NOTICED).max(self.promises.blind_until) + CAUGHT_UP;
+        self.promises
+            .resources
+            .entry(who.clone())
+            .or_default()
+            .extend(until);
+        match deed {
+            Deed::Renew => {
+                let value = self.now.to_string();
+                self.cluster.annotate(&who, value);
+            }
+            Deed::DeleteTarget => {
+                if let Some(target) = target {
+                    self.cluster.remove_secret(&target);
+                }
+            }
+            Deed::EditTarget => {
+                if let Some(target) = target {
+                    self.cluster.edit_secret(&target);
+                }
+            }
+            Deed::Template(which) => self.cluster.change(&who, |spec| {
+                let template = ["{{ token }}", "Bearer {{ token }}"][usize::from(which) % 2];
+                let data = [("token".to_owned(), template.to_owned())].into();
+                spec.target.get_or_insert_default().data = Some(data);
+            }),
+            Deed::Rename(which) => {
+                let own = [who.name.to_string(), format!("{}-b", who.name)];
+                let target = match which % 4 {
+                    3 => "shared".to_owned(),
+                    other => own[usize::from(other) % 2].clone(),
+                };
+                self.rename(&who, target);
+            }
+            Deed::Margin(which) => {
+                self.plan.margins[resource] = margin(which);
+                self.cluster
+                    .change(&who, |spec| spec.renewal = margin(which));
+            }
+            Deed::Suspend(lasts) => {
+                self.cluster.change(&who, |spec| spec.suspend = Some(true));
+                self.later(who, lasts, |run, who| {
+                    run.cluster.change(who, |spec| spec.suspend = None);
+                });
+            }
+            Deed::Recreate(wait) => {
+                for (secret, owner) in self.cluster.delete(&who) {
+                    let soon = self.rng.random_range(0..20 * SECOND);
+                    self.after(soon, Event::Collect(secret, owner));
+                }
+                self.later(who, wait, move |run, _| {
+                    let _ = run.create(resource);
+                });
+            }
+            Deed::Foreign(lasts) => {
+                let foreign = name(&format!("foreign-{resource}"));
+                self.cluster.put_foreign(&foreign);
+                self.rename(&who, foreign.name.to_string());
+                self.later(who, lasts, move |run, _| {
+                    run.cluster.remove_secret(&foreign)
+                });
+            }
+        }
+    }
+
+    fn rename(&mut self, who: &Name, target: String) {
+        self.cluster.change(who, |spec| {
+            spec.target.get_or_insert_default().name = Some(target);
+        });
+    }
+
+    /// A deed is undone.
+    fn later(&mut self, who: Name, wait: Micros, undo: impl FnOnce(&mut Self, &Name) + 'static) {
+        self.promises
+            .resources
+            .entry(who.clone())
+            .or_default()
+            .begin();
+        let over = move |run: &mut Self| {
+            undo(run, &who);
+            let until = (run.now + NOTICED).max(run.promises.blind_until) + CAUGHT_UP;
+            run.promises
+                .resources
+                .entry(who.clone())
+                .or_default()
+                .end(until);
+            if let Some(client) = run.client_of_resource(&who) {
+                run.promises.give(client);
+            }
+            Ok(())
+        };
+        self.after(wait, Event::Over(Box::new(over)));
+    }
+
+    fn client_of_resource(&self, who: &Name) -> Option<(usize, usize)> {
+        let index = who.name.strip_prefix('r')?.parse::<usize>().ok()?;
+        self.plan.clients.get(index).copied()
+    }
+
+    /// Somebody creates a resource.
+    pub(crate) fn create(&mut self, resource: usize) -> Done {
+        let who = format!("r{resource}");
+        if self.cluster.resources.contains_key(&name(&who)) {
+            return Ok(());
+        }
+        let client @ (instance, number) = self.plan.clients[resource];
+        let spec = spec(instance, number, self.plan.margins[resource].clone());
+        self.cluster.create(&who, spec, self.now);
+        self.promises.give(client);
+        let until = (self.now + NOTICED).max(self.promises.blind_until) + CAUGHT_UP;
+        self.promises
+            .resources
+            .entry(name(&who))
+            .or_default()
+            .extend(until);
+        Ok(())
+    }
+
+    fn leader(&self) -> Option<usize> {
+        (0..2).find(|index| self.operators[*index].as_ref().is_some_and(|o| o.leads))
+    }
+
+    /// A replica begins, and leads if nobody else does.
+    pub(crate) fn start(&mut self, index: usize) -> Done {
+        let alone = self.leader().is_none() && !self.handing_over;
+        let mut operator = Operator::new(self.now);
+        operator.leads = alone;
+        if alone {
+            operator.core.lead();
+            self.statistics.leaders += 1;
+        }
+        self.operators[index] = Some(operator);
+        let epoch = self.epochs[index];
+        for (wait, watch) in [(300_000, Watch::Resources), (800_000, Watch::Secrets)] {
+            self.after(wait, Event::Relist(index, epoch, watch));
+        }
+        Ok(())
+    }
+
+    /// A standby leads from now on.
+    pub(crate) fn lead(&mut self, index: usize, epoch: u32) -> Done {
+        self.handing_over = false;
+        let Some(operator) = self.operator(index, epoch) else {
+            return Ok(());
+        };
+        operator.leads = true;
+        operator.core.lead();
+        self.statistics.leaders += 1;
+        self.works_again(index);
+        self.turn(index, epoch)
+    }
+
+    /// A leader has its lists: from now on it can do its work.
+    pub(crate) fn works_again(&mut self, index: usize) {
+        let listed = self.operators[index]
+            .as_ref()
+            .is_some_and(|o| o.core.is_listed());
+        if listed && std::mem::take(&mut self.leaderless) {
+            self.promises.everything.end(self.now + CAUGHT_UP);
+        }
+    }
+
+    /// A replica dies; what it has sent arrives.
+    pub(crate) fn kill(&mut self, index: usize, wait: Micros) {
+        self.note(|| format!("-- replica {index} dies"));
+        let led = self.operators[index].as_ref().is_some_and(|o| o.leads);
+        self.operators[index] = None;
+        self.epochs[index] += 1;
+        self.statistics.kills += 1;
+        self.promises.give_all();
+        if led {
+            if !std::mem::replace(&mut self.leaderless, true) {
+                self.promises.everything.begin();
+            }
+            let other = 1 - index;
+            if self.operators[other].is_some() {
+                self.handing_over = true;
+                let epoch = self.epochs[other];
+                // The Lease is free then, or was given back.
+                let takes = self.rng.random_range(SECOND / 5..15 * SECOND);
+                self.after(takes, Event::Lead(other, epoch));
+            }
+        }
+        self.after(wait, Event::Start(index));
+    }
+
+    /// A token in a Secret was over some while ago: is there another?
+    pub(crate) fn check(&mut self, secret: &Name) -> Done {
+        let Some(target) = self.cluster.secrets.get(secret) else {
+            return Ok(());
+        };
+        let Some(who) = writer(target) else {
+            return Ok(());
+        };
+        let Some(credential) = self.cluster.resources.get(&who) else {
+            return Ok(());
+        };
+        let token = target.data.get("token");
+        let token = token.map(|t| t.strip_prefix(b"Bearer ").unwrap_or(t));
+        let Some(issued) = token.and_then(Issued::read) else {
+            return Ok(());
+        };
+        let expiry = self.instances[issued.instance].expiry(issued);
+        let mode = self.instances[issued.instance].mode;
+        if expiry > self.now {
+            let allowance = if mode == Mode::ReuseRemaining {
+                10 * SECOND
+            } else {
+                0
+            };
+            self.after(expiry - self.now + allowance, Event::Check(secret.clone()));
+            return Ok(());
+        }
+        self.statistics.stalest = self.statistics.stalest.max(self.now - expiry);
+        if credential.target_secret().as_ref() != Some(secret) {
+            // It is another's, or about to go.
+            return Ok(());
+        }
+        let Some(client) = self.client_of_resource(&who) else {
+            return Ok(());
+        };
+        let excused = self.promises.excused_until(&who, client);
+        if excused > self.now {
+            let again = excused.min(self.now + HOUR) - self.now + SECOND;
+            self.after(again, Event::Check(secret.clone()));
+            return Ok(());
+        }
+        Err(Broken {
+            at: self.now,
+            promise: "while the instance can answer, no workload reads an expired token",
+            seen: format!(
+                "{secret} holds a token that was over {} ms ago; the status of {who} is {:#?}",
+                (self.now - expiry) / 1000,
+                credential.status
+            ),
+        })
+    }
+
+    /// Everything that befell the fleet is over, and every resource wants something possible.
+    pub(crate) fn all_is_well(&mut self) -> Done {
+        self.note(|| "-- all is well from now on".to_owned());
+        for instance in 0..self.instances.len() {
+            self.instances[instance].trouble = None;
+            for client in 0..self.instances[instance].clients.len() {
+                self.instances[instance].clients[client].one_off = false;
+            }
+        }
+        (self.api_away, self.api_flaky) = (0, 0);
+        self.dies_at_next_step = None;
+        for resource in 0..self.plan.clients.len() {
+            let (instance, client) = self.plan.clients[resource];
+            let secret = name(&format!("client-{instance}-{client}"));
+            let accepted = self.instances[instance].clients[client].accepted;
+            let right = self.cluster.clients.get(&secret);
+            if right.is_none_or(|right| right.secret != accepted) {
+                self.cluster.put_client(&secret, accepted);
+            }
+            self.create(resource)?;
+            let who = name(&format!("r{resource}"));
+            self.cluster.change(&who, |spec| {
+                spec.suspend = None;
+                let target = spec.target.get_or_insert_default();
+                target.name = Some(format!("r{resource}-final"));
+                target.data = None;
+            });
+        }
+        self.drop_the_plan();
+        // A refusal or a rate limit is waited out for an hour.
+        self.promises.well(self.now + HOUR + 2 * NOTICED);
+        if self.leaderless {
+            self.promises.everything.begin();
+        }
+        for index in 0..2 {
+            if self.operators[index].is_none() && (index == 0 || self.standby) {
+                self.start(index)?;
+            }
+            let epoch = self.epochs[index];
+            for (wait, watch) in [(SECOND, Watch::Resources), (2 * SECOND, Watch::Secrets)] {
+                let Some(operator) = self.operators[index].as_mut() else {
+                    continue;
+                };
+                operator.stream(watch).break_off();
+                operator.stream(watch).held_until = 0;
+                self.after(wait, Event::Relist(index, epoch, watch));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every resource is ready and synced, and its Secret holds the token that its status tells.
+    pub(crate) fn has_converged(&mut self) -> Done {
+        let cluster: &Cluster = &self.cluster;
+        for (who, credential) in &cluster.resources {
+            let broken = |seen: String| Broken {
+                at: self.now,
+                promise: "when nothing befalls it any more, everything is well again",
+                seen: format!("{who}: {seen}; its status is {:#?}", credential.status),
+            };
+            let is_true = |kind: &str| {
+                let mut conditions = credential.status.conditions.iter();
+                conditions.any(|c| c.type_ == kind && c.status == "True")
+            };
+            if !is_true(condition::READY) || !is_true(condition::SYNCED) {
+                return Err(broken("it is not ready and synced".to_owned()));
+            }
+            let secret = credential
+                .target_secret()
+                .and_then(|s| cluster.secrets.get(&s));
+            let Some(secret) = secret else {
+                return Err(broken("it has no Secret".to_owned()));
+            };
+            let issued = secret
+                .data
+                .get("token")
+                .and_then(|token| Issued::read(token));
+            let valid = issued.is_some_and(|issued| {
+                let slack = if self.instances[issued.instance].mode == Mode::ReuseRemaining {
+                    10 * SECOND
+                } else {
+                    0
+                };
+                self.instances[issued.instance].expiry(issued) + slack > self.now
+            });
+            if !valid {
+                return Err(broken("its Secret holds no valid token".to_owned()));
+            }
+            let told = credential.status.target.as_ref();
+            let version = |target: &servicenow_credential_operator::api::TargetStatus| Version {
+                uid: target.uid.clone(),
+                resource_version: target.resource_version.clone(),
+            };
+            if told.map(version) != Some(secret.version.clone()) {
+                return Err(broken("its status tells of another Secret".to_owned()));
+            }
+        }
+        let owned = cluster
+            .secrets
+            .values()
+            .filter(|s| writer(s).is_some())
+            .count();
+        if owned == cluster.resources.len() {
+            return Ok(());
+        }
+        Err(Broken {
+            at: self.now,
+            promise: "nothing is left behind",
+            seen: format!("{owned} Secrets for {} resources", cluster.resources.len()),
+        })
+    }
+
+    /// A restart at rest costs nothing, and an hour at rest only what falls due.
+    pub(crate) fn is_at_rest(&mut self) -> Done {
+        // What is on its way ends first, so that the restart loses nothing.
+        for _ in 0..600 {
+            if self.is_idle() {
+                break;
+            }
+            self.until(self.now + SECOND / 10)?;
+        }
+        let before = self.statistics;
+        if let Some(leader) = self.leader() {
+            self.kill(leader, SECOND);
+        }
+        let due = self.due_within(20 * SECOND);
+        self.until(self.now + 18 * SECOND)?;
+        let writes = self.statistics.secret_writes - before.secret_writes;
+        let requests = self.statistics.requests - before.requests;
+        if requests > due * 4 || writes > due * 4 {
+            return Err(Broken {
+                at: self.now,
+                promise: "a restart of the operator costs nothing",
+                seen: format!("{requests} requests and {writes} writes, and {due} were due"),
+            });
+        }
+        self.until(self.now + HOUR)?;
+        self.has_converged()
+    }
+
+    fn is_idle(&self) -> bool {
+        if self.under_way > 0 {
+            return false;
+        }
+        let operators = self.operators.iter().flatten();
+        let mut cores = operators.map(|operator| &operator.core);
+        cores.all(|core| core.reconciling() == 0 && !core.queue.is_ready())
+    }
+
+    /// Resources whose token falls due within so long, by their statuses.
+    fn due_within(&self, wait: Micros) -> u64 {
+        let resources = self.cluster.resources.values();
+        let due = resources.filter(|credential| {
+            let token = credential.status.token.as_ref();
+            token.is_none_or(|token| self.since(token.renewal_time.0) > -wait - 3 * SECOND)
+        });
+        due.count() as u64
+    }
+}
+
+fn which(resources: bool) -> Watch {
+    if resources {
+        Watch::Resources
+    } else {
+        Watch::Secrets
+    }
+}

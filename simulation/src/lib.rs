@@ -1,0 +1,39 @@
+//! The operator's brain in a simulated world: decisions, queue, broker and store are the very ones
+//! that `run` uses; time, cluster, instances and bad days are made here, from one seed.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`plan`] | what a run begins with and what befalls it, drawn from its seed |
+//! | [`cluster`] | resources and Secrets as the API server keeps them |
+//! | [`instance`] | what an instance answers, in each token mode and on bad days |
+//! | [`operator`] | one replica, driven as the controller drives it |
+//! | [`run`] | the heap of events, and one turn of the operator's loop |
+//! | `wire` | calls and requests on their way |
+//! | `bad_days` | what befalls the fleet, and how all is well in the end |
+//! | [`promises`] | what is promised, and what excuses the operator for how long |
+//!
+//! The same seed is the same run: nothing but the seed is random, and no clock is read.
+
+mod bad_days;
+pub mod cluster;
+pub mod instance;
+pub mod operator;
+pub mod plan;
+pub mod promises;
+pub mod run;
+pub mod time;
+mod wire;
+
+pub use plan::Size;
+pub use promises::Broken;
+pub use run::{Run, Statistics, Tamper};
+
+/// Runs a seed to its end.
+///
+/// # Errors
+/// A promise was not kept.
+pub fn simulate(seed: u64, size: Size) -> Result<Statistics, Broken> {
+    let mut run = Run::new(seed, size, None, false);
+    run.to_the_end(size.lasts)?;
+    Ok(run.statistics())
+}

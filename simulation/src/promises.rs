@@ -1,0 +1,290 @@
+//! What is promised, each in one function with the sentence that it states, and what excuses the
+//! operator for a while: an excuse ends as soon as the operator could have done what it promised.
+
+use std::collections::BTreeMap;
+
+use servicenow_credential_operator::decide::Name;
+
+use crate::time::{HOUR, MINUTE, Micros, SECOND};
+
+/// A promise that was not kept.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// When, in true time.
+    pub at: Micros,
+    /// The promise.
+    pub promise: &'static str,
+    /// What was seen.
+    pub seen: String,
+}
+
+/// A time until which something excuses the operator; the end of time while it lasts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Excuse {
+    lasting: u32,
+    until: Micros,
+}
+
+impl Excuse {
+    /// It begins.
+    pub fn begin(&mut self) {
+        self.lasting += 1;
+    }
+
+    /// It is over, and forgotten at `until`.
+    pub fn end(&mut self, until: Micros) {
+        self.lasting = self.lasting.saturating_sub(1);
+        self.until = self.until.max(until);
+    }
+
+    /// It counts until then.
+    pub fn extend(&mut self, until: Micros) {
+        self.until = self.until.max(until);
+    }
+
+    /// Until when it counts.
+    pub fn until(&self) -> Micros {
+        if self.lasting > 0 {
+            Micros::MAX
+        } else {
+            self.until
+        }
+    }
+}
+
+/// One client at one instance, with one secret.
+pub type Client = (usize, usize, u32);
+
+/// What is known of a client's requests.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// When the last answer was asked for that brought a token.
+    success: Option<Micros>,
+    /// The last answer brought the same token, which is valid until then.
+    kept_until: Option<Micros>,
+    /// Requests that something has given it: a kill, a change, a person.
+    credit: u32,
+    refusals: Vec<Micros>,
+    credit_at_refusal: u32,
+}
+
+/// More than this is never given.
+const MOST_CREDIT: u32 = 4;
+
+/// All that is watched.
+#[derive(Default)]
+pub struct Promises {
+    /// No operator works, or the API server does not.
+    pub everything: Excuse,
+    /// By instance.
+    pub instances: BTreeMap<usize, Excuse>,
+    /// By client.
+    pub clients: BTreeMap<(usize, usize), Excuse>,
+    /// By resource.
+    pub resources: BTreeMap<Name, Excuse>,
+    ledgers: BTreeMap<Client, Ledger>,
+    /// Until when an instance is to be left alone, since when, and whether it said so itself.
+    alone: BTreeMap<usize, (Micros, Micros)>,
+    /// Instances that a person may ask about in spite of that.
+    forced: BTreeMap<usize, u32>,
+    rounds: BTreeMap<Name, (Micros, u32)>,
+    /// A watch is silent until then: what people do is not seen.
+    pub blind_until: Micros,
+}
+
+impl Promises {
+    /// Until when a resource is excused for holding a token that is over.
+    pub fn excused_until(&self, resource: &Name, client: (usize, usize)) -> Micros {
+        let all = [
+            Some(&self.everything),
+            self.instances.get(&client.0),
+            self.clients.get(&client),
+            self.resources.get(resource),
+        ];
+        let until = all.into_iter().flatten().map(Excuse::until);
+        until.max().unwrap_or(0)
+    }
+
+    /// Nothing befell a resource of late, so that whatever is written for it is for a change.
+    pub fn is_quiet(&self, resource: &Name, now: Micros) -> bool {
+        let own = self.resources.get(resource);
+        [Some(&self.everything), own]
+            .into_iter()
+            .flatten()
+            .all(|excuse| excuse.until() <= now)
+    }
+
+    /// A resource is excused until then.
+    pub fn disturb(&mut self, resource: &Name, until: Micros) {
+        match self.resources.get_mut(resource) {
+            Some(excuse) => excuse.extend(until),
+            None => {
+                let mut excuse = Excuse::default();
+                excuse.extend(until);
+                self.resources.insert(resource.clone(), excuse);
+            }
+        }
+    }
+
+    /// Nothing befalls the fleet any more: what it has come to is caught up with until then.
+    pub fn well(&mut self, until: Micros) {
+        self.instances.clear();
+        self.clients.clear();
+        self.resources.clear();
+        self.alone.clear();
+        self.everything = Excuse::default();
+        self.everything.extend(until);
+        self.blind_until = 0;
+        for ledger in self.ledgers.values_mut() {
+            ledger.credit = MOST_CREDIT;
+        }
+    }
+
+    /// One more request is due to this client.
+    pub fn give(&mut self, client: (usize, usize)) {
+        for (of, ledger) in &mut self.ledgers {
+            if (of.0, of.1) == client {
+                ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
+            }
+        }
+        let forced = self.forced.entry(client.0).or_default();
+        *forced = (*forced + 1).min(MOST_CREDIT);
+    }
+
+    /// An operator was killed, or its clock was set: one more for each client.
+    pub fn give_all(&mut self) {
+        for ledger in self.ledgers.values_mut() {
+            ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
+        }
+        self.alone.clear();
+    }
+
+    /// "Answers that brought a new token or a moved expiry are never closer, for one key, than the
+    /// smaller of --min-renew-interval and half the lifetime", and a token is asked for again only
+    /// when it is due: `share` of its lifetime may be left at most, and a tenth by jitter.
+    pub fn succeeded(
+        &mut self,
+        client: Client,
+        (sent, now): (Micros, Micros),
+        (lifetime, share): (Micros, f64),
+        kept_until: Option<Micros>,
+    ) -> Result<(), Broken> {
+        let excused = self.clients.get(&(client.0, client.1));
+        let excused = excused.is_some_and(|excuse| excuse.until() > sent);
+        let ledger = self.ledgers.entry(client).or_default();
+        ledger.refusals.clear();
+        let (success, kept) = (ledger.success, ledger.kept_until);
+        ledger.success = Some(sent);
+        ledger.kept_until = kept_until;
+        let Some(success) = success.filter(|_| !excused) else {
+            return Ok(());
+        };
+        let gap = sent - success;
+        let earliest = match kept {
+            // Whoever keeps a token is asked at its expiry, as far as whole seconds tell it, and
+            // then again and again.
+            Some(expiry) => (expiry - success - 2 * SECOND).max(0),
+            #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+            None => ((1.0 - share - 0.1) * lifetime as f64) as Micros - SECOND,
+        };
+        if gap >= earliest {
+            return Ok(());
+        }
+        if ledger.credit > 0 {
+            ledger.credit -= 1;
+            return Ok(());
+        }
+        Err(Broken {
+            at: now,
+            promise: "the instance is never asked more than it must be",
+            seen: format!(
+                "client {client:?} with a lifetime of {} s was asked for {} s after the last answer",
+                lifetime / SECOND,
+                gap / SECOND
+            ),
+        })
+    }
+
+    /// "Refused credentials: at most 10 requests in the first hour for each client".
+    pub fn refused(&mut self, client: Client, now: Micros) -> Result<(), Broken> {
+        let ledger = self.ledgers.entry(client).or_default();
+        if ledger.refusals.is_empty() {
+            ledger.credit_at_refusal = ledger.credit;
+        }
+        ledger.refusals.push(now);
+        ledger.refusals.retain(|at| now - at < HOUR);
+        if ledger.credit > 0 && ledger.refusals.len() > 10 {
+            ledger.credit -= 1;
+            ledger.refusals.remove(0);
+        }
+        if ledger.refusals.len() <= 10 {
+            return Ok(());
+        }
+        Err(Broken {
+            at: now,
+            promise: "refused credentials are asked about at most ten times in an hour",
+            seen: format!(
+                "client {client:?} was refused {} times",
+                ledger.refusals.len()
+            ),
+        })
+    }
+
+    /// The operator has learned that an instance is to be left alone for so long.
+    pub fn leave_alone(&mut self, instance: usize, now: Micros, wait: Micros) {
+        let until = (now + wait).max(self.alone.get(&instance).map_or(0, |(until, _)| *until));
+        self.alone.insert(instance, (until, now));
+    }
+
+    /// An answer has ended that.
+    pub fn answers_again(&mut self, instance: usize) {
+        self.alone.remove(&instance);
+    }
+
+    /// "A 429 holds its whole origin as Retry-After says", and an outage is backed off.
+    pub fn sent(&mut self, instance: usize, now: Micros) -> Result<(), Broken> {
+        let Some((until, since)) = self.alone.get(&instance).copied() else {
+            return Ok(());
+        };
+        if now >= until || now <= since {
+            return Ok(());
+        }
+        let forced = self.forced.entry(instance).or_default();
+        if *forced > 0 {
+            *forced -= 1;
+            return Ok(());
+        }
+        Err(Broken {
+            at: now,
+            promise: "an instance that is down or limits is left alone",
+            seen: format!(
+                "instance {instance} was asked {} ms before its time",
+                (until - now) / 1000
+            ),
+        })
+    }
+
+    /// No hot loop: a resource is looked at a bounded number of times in a minute.
+    pub fn looked_at(&mut self, resource: &Name, now: Micros) -> Result<(), Broken> {
+        let (since, count) = match self.rounds.get_mut(resource) {
+            Some(known) => known,
+            None => self.rounds.entry(resource.clone()).or_default(),
+        };
+        if now - *since > MINUTE {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count <= MOST_LOOKS {
+            return Ok(());
+        }
+        Err(Broken {
+            at: now,
+            promise: "there is no hot loop",
+            seen: format!("{resource} was looked at {count} times within a minute"),
+        })
+    }
+}
+
+/// A token of ten seconds at an instance that is probed every two seconds, with a write and two
+/// events of a watch for each, stays far below.
+const MOST_LOOKS: u32 = 150;

@@ -1,0 +1,679 @@
+//! One run: a heap of events in true time, and what each of them does.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use servicenow_credential_operator::{
+    api::ServiceNowCredentialStatus,
+    decide::{
+        Credential, Failure, Name, Settle, Step, observed::WriteOutcome, ownership::TargetWrite,
+    },
+    servicenow::{SharingKey, TokenAnswer},
+};
+
+use crate::{
+    cluster::{Cluster, name},
+    instance::Instance,
+    operator::{Operator, Watch},
+    plan::{Event as Befalls, Plan, Size},
+    promises::{Broken, Promises},
+    time::{HOUR, MINUTE, Micros, SECOND, true_time, wall},
+};
+
+/// What a run counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Statistics {
+    /// Token requests that reached an instance.
+    pub requests: u64,
+    /// Answers that brought a new token or moved an expiry.
+    pub renewals: u64,
+    /// Writes of targets.
+    pub secret_writes: u64,
+    /// Writes of statuses.
+    pub status_writes: u64,
+    /// Reconciles.
+    pub rounds: u64,
+    /// Operators killed.
+    pub kills: u64,
+    /// Times that another replica began to lead.
+    pub leaders: u64,
+    /// The longest that a Secret held a token that was over, excused or not.
+    pub stalest: Micros,
+    /// A digest of everything that happened, in its order.
+    pub digest: u64,
+}
+
+/// Something that happens.
+pub(crate) enum Event {
+    /// Something befalls the fleet.
+    Befalls(Befalls),
+    /// A trouble or a deed is over.
+    Over(Box<dyn FnOnce(&mut Run) -> Done>),
+    /// A replica begins.
+    Start(usize),
+    /// A replica leads from now on.
+    Lead(usize, u32),
+    /// A list comes in.
+    Relist(usize, u32, Watch),
+    /// A watch tells its news.
+    Tell(usize, u32, Watch),
+    /// A replica looks at its timers.
+    Tick(usize, u32),
+    /// A token request reaches its instance.
+    Arrive(usize, u32, Sent),
+    /// An answer reaches the operator.
+    Reply(usize, u32, Box<(Sent, Result<TokenAnswer, Failure>)>),
+    /// A read is answered.
+    Read(usize, u32, usize, Call),
+    /// A write reaches the API server.
+    Land(usize, u32, usize, Box<Landing>),
+    /// The machines' clocks were set by so much, and the operator's loop goes round.
+    ClockSet(Micros),
+    /// A write is answered.
+    Wrote(usize, u32, usize, Outcome),
+    /// A token in a Secret is over: there should be another by now.
+    Check(Name),
+    /// Garbage collection.
+    Collect(Name, String),
+}
+
+/// A token request on its way.
+#[derive(Clone)]
+pub(crate) struct Sent {
+    pub(crate) key: Arc<SharingKey>,
+    /// As the operator's clock told it.
+    pub(crate) told: Timestamp,
+    pub(crate) at: Micros,
+}
+
+/// A call of the API.
+pub(crate) enum Call {
+    Client,
+    Target,
+    Write(Box<TargetWrite>, bool),
+    RemovePrevious(String, String),
+    Status,
+}
+
+/// A write on its way: it may arrive when its sender is dead.
+pub(crate) struct Landing {
+    pub(crate) call: Call,
+    pub(crate) fate: Fate,
+    pub(crate) credential: Arc<Credential>,
+    pub(crate) status: Option<ServiceNowCredentialStatus>,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Good,
+    /// Refused by the API server.
+    Refused,
+    /// It takes effect, and nobody hears of it.
+    Unheard,
+    /// It is lost on the way.
+    Lost,
+    /// Somebody else was faster.
+    Conflict,
+}
+
+/// What came of a write.
+pub(crate) enum Outcome {
+    Target(WriteOutcome, String, bool),
+    Removed(Result<(), Failure>),
+    Status(Result<Option<String>, Failure>),
+}
+
+/// Whether all promises were kept.
+pub(crate) type Done = Result<(), Broken>;
+
+/// A call is given up after so long.
+pub(crate) const TIME_OUT: Micros = 15 * SECOND;
+
+struct Entry {
+    at: Micros,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// The state of a run.
+pub struct Run {
+    pub(crate) rng: SmallRng,
+    heap: BinaryHeap<Reverse<Entry>>,
+    number: u64,
+    pub(crate) now: Micros,
+    /// How far the machines' clocks are ahead of true time.
+    pub(crate) offset: Micros,
+    pub(crate) cluster: Cluster,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) operators: [Option<Operator>; 2],
+    pub(crate) epochs: [u32; 2],
+    pub(crate) standby: bool,
+    pub(crate) plan: Plan,
+    pub(crate) promises: Promises,
+    /// The API server is away.
+    pub(crate) api_away: u32,
+    /// The API server fails calls now and then.
+    pub(crate) api_flaky: u32,
+    /// The operator is to die at its next step.
+    pub(crate) dies_at_next_step: Option<Micros>,
+    /// No kill until then: what a clock told that was set back is looked at again by its process.
+    pub(crate) no_kill_before: Micros,
+    pub(crate) keys: BTreeMap<(usize, usize, u32), Arc<SharingKey>>,
+    pub(crate) statistics: Statistics,
+    pub(crate) tamper: Option<Tamper>,
+    /// Nobody leads who has seen the whole cluster.
+    pub(crate) leaderless: bool,
+    /// The Lease is on its way from one replica to the other.
+    pub(crate) handing_over: bool,
+    /// Token requests whose answer is not in.
+    pub(crate) under_way: usize,
+    trace: Option<Vec<String>>,
+}
+
+/// A fault in the operator, to show that the promises notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tamper {
+    /// It never renews.
+    NeverRenews,
+    /// It asks again as soon as it has an answer.
+    AsksTwice,
+    /// It looks again at once, whatever it decided.
+    NeverSleeps,
+    /// It writes what is there already.
+    WritesTwice,
+    /// It takes no notice of a hold.
+    IgnoresHolds,
+}
+
+impl Run {
+    /// A run from its seed.
+    pub fn new(seed: u64, size: Size, tamper: Option<Tamper>, traced: bool) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let plan = Plan::draw(&mut rng, size);
+        let mut run = Self {
+            rng,
+            heap: BinaryHeap::new(),
+            number: 0,
+            now: 0,
+            offset: 0,
+            cluster: Cluster::default(),
+            instances: plan.instances.clone(),
+            operators: [None, None],
+            epochs: [0, 0],
+            standby: plan.standby,
+            plan,
+            promises: Promises::default(),
+            api_away: 0,
+            api_flaky: 0,
+            dies_at_next_step: None,
+            no_kill_before: 0,
+            keys: BTreeMap::new(),
+            statistics: Statistics::default(),
+            tamper,
+            leaderless: true,
+            handing_over: false,
+            under_way: 0,
+            trace: traced.then(Vec::new),
+        };
+        run.furnish();
+        run
+    }
+
+    /// The fleet, some of it there before the operator and some created within the first minutes.
+    fn furnish(&mut self) {
+        let clients: std::collections::BTreeSet<_> = self.plan.clients.iter().copied().collect();
+        for (instance, client) in clients {
+            let secret = name(&format!("client-{instance}-{client}"));
+            self.cluster.put_client(&secret, 0);
+        }
+        for resource in 0..self.plan.clients.len() {
+            let at = if self.rng.random() {
+                0
+            } else {
+                self.rng.random_range(0..10 * MINUTE)
+            };
+            self.after(at, Event::Over(Box::new(move |run| run.create(resource))));
+        }
+        self.promises.everything.begin();
+        self.after(SECOND, Event::Start(0));
+        if self.standby {
+            self.after(2 * SECOND, Event::Start(1));
+        }
+        for (at, event) in self.plan.events.clone() {
+            self.after(at, Event::Befalls(event));
+        }
+    }
+
+    /// Everything that happens until then.
+    pub fn until(&mut self, end: Micros) -> Done {
+        while let Some(Reverse(entry)) = self.heap.peek() {
+            if entry.at > end {
+                break;
+            }
+            let Some(Reverse(Entry { at, event, .. })) = self.heap.pop() else {
+                break;
+            };
+            self.now = at;
+            self.happen(event)?;
+            self.spread_the_news();
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    /// What a run counted.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// The last lines of the trace.
+    pub fn trace(&self) -> &[String] {
+        self.trace.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        let at = self.now;
+        if let Some(trace) = &mut self.trace {
+            #[allow(clippy::cast_precision_loss)]
+            let seconds = at as f64 / SECOND as f64;
+            trace.push(format!("{seconds:>14.3}  {}", what()));
+        }
+    }
+
+    /// Everything that decides what happens next goes into the digest.
+    fn digest(&mut self, word: u64) {
+        const PRIME: u64 = 0x0100_0000_01b3;
+        self.statistics.digest = (self.statistics.digest ^ word).wrapping_mul(PRIME);
+    }
+
+    pub(crate) fn after(&mut self, wait: Micros, event: Event) {
+        self.number += 1;
+        let entry = Entry {
+            at: self.now + wait.max(0),
+            number: self.number,
+            event,
+        };
+        self.heap.push(Reverse(entry));
+    }
+
+    /// What is still to befall the fleet, or to be over, does not come any more.
+    pub(crate) fn drop_the_plan(&mut self) {
+        let heap = std::mem::take(&mut self.heap);
+        let stays = |Reverse(entry): &Reverse<Entry>| {
+            !matches!(entry.event, Event::Befalls(_) | Event::Over(_))
+        };
+        self.heap = heap.into_iter().filter(stays).collect();
+    }
+
+    pub(crate) fn wall(&self) -> Timestamp {
+        wall(self.now, self.offset)
+    }
+
+    /// The replica, if it is still the one of that epoch.
+    pub(crate) fn operator(&mut self, index: usize, epoch: u32) -> Option<&mut Operator> {
+        (self.epochs[index] == epoch)
+            .then_some(self.operators[index].as_mut())
+            .flatten()
+    }
+
+    fn happen(&mut self, event: Event) -> Done {
+        self.digest(self.now.unsigned_abs());
+        match event {
+            Event::Befalls(event) => self.befalls(event),
+            Event::Over(over) => over(self),
+            Event::Start(index) => self.start(index),
+            Event::Lead(index, epoch) => self.lead(index, epoch),
+            Event::Relist(index, epoch, watch) => self.relist(index, epoch, watch),
+            Event::Tell(index, epoch, watch) => self.tell(index, epoch, watch),
+            Event::Tick(index, epoch) => {
+                if let Some(operator) = self.operator(index, epoch) {
+                    operator.tick = None;
+                }
+                self.turn(index, epoch)
+            }
+            Event::Arrive(index, epoch, sent) => self.arrive(index, epoch, sent),
+            Event::Reply(index, epoch, reply) => self.reply(index, epoch, *reply),
+            Event::Read(index, epoch, slot, call) => self.read(index, epoch, slot, &call),
+            Event::Land(index, epoch, slot, landing) => self.land(index, epoch, slot, *landing),
+            Event::ClockSet(by) => self.clock_set(by),
+            Event::Wrote(index, epoch, slot, outcome) => self.wrote(index, epoch, slot, outcome),
+            Event::Check(secret) => self.check(&secret),
+            Event::Collect(secret, owner) => {
+                self.cluster.collect(&secret, &owner);
+                Ok(())
+            }
+        }
+    }
+
+    /// What has changed in the cluster goes on its way to each replica.
+    fn spread_the_news(&mut self) {
+        if self.cluster.news.is_empty() {
+            return;
+        }
+        for news in std::mem::take(&mut self.cluster.news) {
+            let watch = match &news {
+                crate::cluster::News::Resource(_) | crate::cluster::News::ResourceGone(_) => {
+                    Watch::Resources
+                }
+                _ => Watch::Secrets,
+            };
+            // Each replica has a connection of its own; now and then something comes twice.
+            for index in 0..2 {
+                let delay = self.rng.random_range(1_000..80_000);
+                let twice = self.rng.random_range(0..50) == 0;
+                let (now, epoch) = (self.now, self.epochs[index]);
+                let Some(operator) = self.operators[index].as_mut() else {
+                    continue;
+                };
+                let stream = operator.stream(watch);
+                let look = stream.push(news.clone(), now + delay);
+                if twice {
+                    stream.push(news.clone(), now + delay);
+                }
+                if let Some(at) = look {
+                    self.after(at - now, Event::Tell(index, epoch, watch));
+                }
+            }
+        }
+    }
+
+    fn relist(&mut self, index: usize, epoch: u32, watch: Watch) -> Done {
+        if self.api_away > 0 {
+            self.after(5 * SECOND, Event::Relist(index, epoch, watch));
+            return Ok(());
+        }
+        let Some(operator) = self
+            .operators
+            .get_mut(index)
+            .and_then(Option::as_mut)
+            .filter(|_| self.epochs[index] == epoch)
+        else {
+            return Ok(());
+        };
+        operator.relist(watch, &self.cluster);
+        if watch == Watch::Secrets && operator.leads {
+            self.works_again(index);
+        }
+        self.turn(index, epoch)
+    }
+
+    fn tell(&mut self, index: usize, epoch: u32, watch: Watch) -> Done {
+        let now = self.now;
+        let Some(operator) = self.operator(index, epoch) else {
+            return Ok(());
+        };
+        let (news, next) = operator.stream(watch).take(now);
+        if let Some(news) = news {
+            operator.told(news);
+        }
+        if let Some(next) = next {
+            self.after(next - now, Event::Tell(index, epoch, watch));
+        }
+        self.turn(index, epoch)
+    }
+
+    /// One turn of the controller's loop.
+    pub(crate) fn turn(&mut self, index: usize, epoch: u32) -> Done {
+        for _ in 0..10_000 {
+            let (now, at) = (self.wall(), self.now);
+            let rng = &mut self.rng;
+            let Some(operator) = self.operators[index]
+                .as_mut()
+                .filter(|_| self.epochs[index] == epoch)
+            else {
+                return Ok(());
+            };
+            if !operator.leads {
+                return Ok(());
+            }
+            operator.sweep(at, now);
+            let keys = operator.core.broker.dispatch(now);
+            // The connection that would be opened for each.
+            operator.core.broker.prepare(now);
+            let slots = operator.begin(now, || rng.random());
+            if keys.is_empty() && slots.is_empty() {
+                self.sleep(index, epoch);
+                return Ok(());
+            }
+            for key in keys {
+                self.send(index, epoch, key)?;
+            }
+            for slot in slots {
+                self.advance(index, epoch, slot)?;
+            }
+        }
+        Err(Broken {
+            at: self.now,
+            promise: "there is no hot loop",
+            seen: "the operator does not come to rest within one moment".to_owned(),
+        })
+    }
+
+    /// The replica looks again when its next timer goes off.
+    fn sleep(&mut self, index: usize, epoch: u32) {
+        let (wall, now, offset) = (self.wall(), self.now, self.offset);
+        let Some(operator) = self.operators[index].as_mut() else {
+            return;
+        };
+        let timers = [
+            operator.core.queue.next_timer(),
+            operator.core.broker.next_dispatch(wall),
+        ];
+        let next = timers.into_iter().flatten().min();
+        let Some(next) = next.map(|at| true_time(at, offset).max(now + 1)) else {
+            return;
+        };
+        if operator.tick.is_none_or(|tick| tick > next) {
+            operator.tick = Some(next);
+            self.after(next - now, Event::Tick(index, epoch));
+        }
+    }
+
+    /// Goes through the steps of a reconcile, until one has to be waited for.
+    pub(crate) fn advance(&mut self, index: usize, epoch: u32, slot: usize) -> Done {
+        loop {
+            if let Some(delay) = self.dies_at_next_step.take() {
+                self.kill(index, delay);
+                return Ok(());
+            }
+            let (now, at) = (self.wall(), self.now);
+            let Some(operator) = self.operator(index, epoch) else {
+                return Ok(());
+            };
+            let Some(mut active) = operator.rounds[slot].take() else {
+                return Ok(());
+            };
+            active.steps += 1;
+            if active.steps == 1 {
+                let name = active.name.clone();
+                self.statistics.rounds += 1;
+                self.promises.looked_at(&name, at)?;
+            }
+            if active.steps > 24 {
+                return Err(Broken {
+                    at,
+                    promise: "a reconcile settles",
+                    seen: format!("{} does not", active.name),
+                });
+            }
+            let Some(operator) = self.operator(index, epoch) else {
+                return Ok(());
+            };
+            let Some(step) = operator.core.decide(&active.name, &mut active.round, now) else {
+                operator.core.forget(&active.name);
+                operator.core.finish(&active.name);
+                return Ok(());
+            };
+            active.credential = operator.core.subject(&active.name, &active.round);
+            if let Step::Ask(wish) = step {
+                let name = active.name.clone();
+                operator.core.ask(&name, &mut active.round, *wish, now);
+                operator.rounds[slot] = Some(active);
+                continue;
+            }
+            if self.trace.is_some() {
+                let line = format!("{} {}", active.name, brief(&step));
+                self.note(|| line);
+            }
+            let (wait, fate) = self.fate();
+            let call = match step {
+                Step::Settle(settle) => return self.settle(index, epoch, (slot, active), *settle),
+                Step::ReadClient => Call::Client,
+                Step::ReadTarget => Call::Target,
+                Step::Write { write, put_back } => Call::Write(write, put_back),
+                Step::RemovePrevious { name, uid } => Call::RemovePrevious(name, uid),
+                Step::Ask(_) => continue,
+            };
+            let credential = active.credential.clone();
+            if let Some(operator) = self.operator(index, epoch) {
+                operator.rounds[slot] = Some(active);
+            }
+            let event = match (call, credential) {
+                (call @ (Call::Client | Call::Target), _) => Event::Read(index, epoch, slot, call),
+                (_, None) => continue,
+                (call, Some(credential)) => {
+                    let landing = Landing {
+                        call,
+                        fate,
+                        credential,
+                        status: None,
+                    };
+                    Event::Land(index, epoch, slot, Box::new(landing))
+                }
+            };
+            self.after(wait, event);
+            return Ok(());
+        }
+    }
+
+    /// How long a call takes to arrive, and what becomes of it.
+    pub(crate) fn fate(&mut self) -> (Micros, Fate) {
+        let wait = self.rng.random_range(1_000..40_000);
+        if self.api_flaky == 0 {
+            return (wait, Fate::Good);
+        }
+        let fate = match self.rng.random_range(0..10) {
+            0 => Fate::Refused,
+            1 => Fate::Unheard,
+            2 => Fate::Lost,
+            3 => Fate::Conflict,
+            _ => Fate::Good,
+        };
+        (wait, fate)
+    }
+
+    fn settle(
+        &mut self,
+        index: usize,
+        epoch: u32,
+        (slot, mut active): (usize, crate::operator::Active),
+        settle: Settle,
+    ) -> Done {
+        let status = settle.status.clone();
+        let credential = active.credential.clone();
+        active.settle = Some(settle);
+        let Some(operator) = self.operator(index, epoch) else {
+            return Ok(());
+        };
+        operator.rounds[slot] = Some(active);
+        let (Some(credential), true) = (credential, status.is_some()) else {
+            return self.settled(index, epoch, slot);
+        };
+        let (wait, fate) = self.fate();
+        let landing = Landing {
+            call: Call::Status,
+            fate,
+            credential,
+            status,
+        };
+        self.after(wait, Event::Land(index, epoch, slot, Box::new(landing)));
+        Ok(())
+    }
+
+    /// A reconcile is over.
+    pub(crate) fn settled(&mut self, index: usize, epoch: u32, slot: usize) -> Done {
+        let now = self.wall();
+        let tamper = self.tamper;
+        let Some(operator) = self.operator(index, epoch) else {
+            return Ok(());
+        };
+        let Some(active) = operator.rounds[slot].take() else {
+            return Ok(());
+        };
+        if let Some(mut settle) = active.settle {
+            match tamper {
+                Some(Tamper::NeverRenews) => settle.wake = None,
+                Some(Tamper::NeverSleeps) => settle.wake = Some(now),
+                _ => {}
+            }
+            operator.core.settled(&active.name, active.round, &settle);
+        }
+        operator.core.finish(&active.name);
+        Ok(())
+    }
+
+    /// It has ended well: all promises are kept when everything that befell the fleet is over.
+    pub fn to_the_end(&mut self, lasts: Micros) -> Done {
+        self.until(lasts)?;
+        self.all_is_well()?;
+        // A refusal or a rate limit is waited out for an hour, and what the API server was told in
+        // vain for about a minute.
+        self.until(lasts + 2 * HOUR)?;
+        self.has_converged()?;
+        self.is_at_rest()
+    }
+}
+
+/// A step in a few words.
+fn brief(step: &Step) -> String {
+    match step {
+        Step::Settle(settle) => format!(
+            "settles as {}, wakes at {:?}, {}",
+            settle.outcome.as_str(),
+            settle.wake,
+            match &settle.status {
+                Some(status) => format!("tells {:?}", status.token),
+                None => "tells nothing".to_owned(),
+            }
+        ),
+        Step::Write { write, put_back } => {
+            let how = match **write {
+                TargetWrite::Create(_) => "creates",
+                TargetWrite::Apply { .. } => "applies",
+                TargetWrite::Replace { .. } => "replaces",
+            };
+            let expiry = write.desired().annotations.get("snowcred.dev/expires-at");
+            format!(
+                "{how} {:?} until {expiry:?}, put back: {put_back}",
+                write.desired().name
+            )
+        }
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,464 @@
+//! Calls and requests on their way: what the API server and the instances make of them, and what
+//! the operator is told, if it still lives.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rand::Rng as _;
+use servicenow_credential_operator::{
+    api::{ClientAuthentication, Instance as Origin, Reason},
+    decide::{
+        Credential, Failure, Name,
+        failure::Class,
+        observed::{ClientRead, WriteOutcome},
+        ownership::TargetObject,
+    },
+    servicenow::{SharingKey, TokenAnswer},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    cluster::{name, writer},
+    instance::{Issued, Mode},
+    promises::{Broken, Client},
+    run::{Call, Done, Event, Fate, Landing, Outcome, Run, Sent, TIME_OUT, Tamper},
+    time::{MINUTE, Micros, SECOND, true_time},
+};
+
+/// A call of the API that failed.
+fn failed() -> Failure {
+    Failure::new(
+        Reason::InternalError,
+        "the simulated API server did not do it",
+    )
+}
+
+/// The client that a key stands for.
+pub(crate) fn client_of(key: &SharingKey) -> Client {
+    let mut numbers = key.client_id().split('.').map(str::parse::<usize>);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or_default();
+    let (instance, client, secret) = (next(), next(), next());
+    (instance, client, u32::try_from(secret).unwrap_or_default())
+}
+
+impl Run {
+    /// The operator sends a token request.
+    pub(crate) fn send(&mut self, index: usize, epoch: u32, key: Arc<SharingKey>) -> Done {
+        let client = client_of(&key);
+        self.note(|| format!("asks for a token of client {client:?}"));
+        self.promises.sent(client.0, self.now)?;
+        self.under_way += 1;
+        let sent = Sent {
+            key,
+            told: self.wall(),
+            at: self.now,
+        };
+        let wait = self.rng.random_range(2_000..150_000);
+        self.after(wait, Event::Arrive(index, epoch, sent));
+        Ok(())
+    }
+
+    /// It reaches the instance, whatever has become of the operator.
+    pub(crate) fn arrive(&mut self, index: usize, epoch: u32, sent: Sent) -> Done {
+        self.statistics.requests += 1;
+        let client @ (instance, number, secret) = client_of(&sent.key);
+        let answer = self.instances[instance].answer(number, secret, self.now);
+        match &answer.result {
+            Ok(token) => {
+                self.statistics.renewals += u64::from(answer.news);
+                let lifetime = self.instances[instance].clients[number].lifetime;
+                let kept_until = (!answer.news).then(|| {
+                    let issued = Issued::read(token.token.expose().as_bytes());
+                    issued.map_or(self.now, |issued| self.instances[instance].expiry(issued))
+                });
+                let share = self.largest_share((instance, number), lifetime);
+                let times = (sent.at, self.now);
+                self.promises
+                    .succeeded(client, times, (lifetime, share), kept_until)?;
+            }
+            Err(failure) if failure.class() == Class::Refused => {
+                self.promises.refused(client, self.now)?;
+            }
+            Err(_) => {}
+        }
+        let wait = if answer.hangs {
+            sent.at + TIME_OUT - self.now
+        } else {
+            self.rng.random_range(2_000..150_000)
+        };
+        self.after(
+            wait,
+            Event::Reply(index, epoch, Box::new((sent, answer.result))),
+        );
+        Ok(())
+    }
+
+    /// Of those who use this client, the largest share of the lifetime that shall be left.
+    fn largest_share(&self, client: (usize, usize), lifetime: Micros) -> f64 {
+        let users = self.plan.clients.iter().zip(&self.plan.margins);
+        let users = users.filter(|(of, _)| **of == client);
+        let shares = users.map(|(_, margin)| {
+            let Some(margin) = margin else {
+                return 1.0 / 3.0;
+            };
+            let before = margin.renew_before.as_deref().map(|text| match text {
+                "10m" => 10 * MINUTE,
+                _ => SECOND,
+            });
+            #[allow(clippy::cast_precision_loss)]
+            match (before, margin.renew_before_percentage) {
+                (Some(before), _) => (before as f64 / lifetime as f64).clamp(0.1, 0.8),
+                (None, percent) => f64::from(percent.unwrap_or(33)) / 100.0,
+            }
+        });
+        shares.fold(0.1, f64::max)
+    }
+
+    /// The operator gets the answer.
+    pub(crate) fn reply(
+        &mut self,
+        index: usize,
+        epoch: u32,
+        (sent, result): (Sent, Result<TokenAnswer, Failure>),
+    ) -> Done {
+        self.under_way -= 1;
+        let (now, random) = (self.wall(), self.rng.random());
+        if self.operator(index, epoch).is_none() {
+            // Whoever asked is dead.
+            return Ok(());
+        }
+        let client = client_of(&sent.key);
+        let instance = client.0;
+        self.note(|| match &result {
+            Ok(answer) => format!(
+                "client {client:?} gets {} for {:?} s",
+                answer.token.expose(),
+                answer.expires_in
+            ),
+            Err(failure) => format!("client {client:?} gets {}", failure.reason()),
+        });
+        if self.tamper != Some(Tamper::IgnoresHolds) {
+            match &result {
+                Err(failure) if matches!(failure.class(), Class::Outage | Class::Held) => {
+                    let wait = match (failure.class(), failure.retry_after()) {
+                        (Class::Held, Some(after)) => {
+                            let wait = Micros::try_from(after.as_micros()).unwrap_or(Micros::MAX);
+                            wait.clamp(SECOND, 3600 * SECOND)
+                        }
+                        (Class::Held, None) => 30 * SECOND,
+                        _ => SECOND * 7 / 10,
+                    };
+                    self.promises.leave_alone(instance, self.now, wait - 1000);
+                }
+                _ => self.promises.answers_again(instance),
+            }
+        } else if result.is_err() {
+            self.promises.leave_alone(instance, self.now, MINUTE);
+        }
+        if let Some(operator) = self.operator(index, epoch) {
+            let broker = &mut operator.core.broker;
+            let woken = broker.complete(&sent.key, sent.told, now, result, random);
+            operator.core.wake(woken);
+        }
+        if self.tamper == Some(Tamper::AsksTwice) {
+            self.send(index, epoch, sent.key)?;
+        }
+        self.turn(index, epoch)
+    }
+
+    /// A read is answered, by what is there now.
+    pub(crate) fn read(&mut self, index: usize, epoch: u32, slot: usize, call: &Call) -> Done {
+        if self.operator(index, epoch).is_none() {
+            return Ok(());
+        }
+        let away = self.api_away > 0;
+        let fails = away || (self.api_flaky > 0 && self.rng.random_range(0..10) == 0);
+        let Some(mut active) = self
+            .operator(index, epoch)
+            .and_then(|operator| operator.rounds[slot].take())
+        else {
+            return Ok(());
+        };
+        let credential = active.credential.clone();
+        match (call, credential) {
+            (Call::Client, Some(credential)) => {
+                let read = if fails {
+                    Err(failed())
+                } else {
+                    self.read_client(&credential)
+                };
+                if let Some(operator) = self.operator(index, epoch) {
+                    let core = &mut operator.core;
+                    core.client_read(&active.name, &mut active.round, read);
+                }
+            }
+            (_, Some(credential)) => {
+                let target = credential.target_secret();
+                let secret = target.and_then(|target| self.cluster.secrets.get(&target).cloned());
+                if let Some(operator) = self.operator(index, epoch) {
+                    let core = &mut operator.core;
+                    if fails {
+                        core.target_unreadable(&mut active.round, failed());
+                    } else {
+                        core.target_read(&active.name, &mut active.round, secret);
+                    }
+                }
+            }
+            (_, None) => {}
+        }
+        if let Some(operator) = self.operator(index, epoch) {
+            operator.rounds[slot] = Some(active);
+        }
+        self.advance(index, epoch, slot)?;
+        self.turn(index, epoch)
+    }
+
+    fn read_client(
+        &mut self,
+        credential: &Credential,
+    ) -> Result<(Arc<SharingKey>, ClientRead), Failure> {
+        let missing = || Failure::new(Reason::ClientSecretMissing, "there is no client Secret");
+        let secret = credential.client_secret().ok_or_else(missing)?;
+        let found = self.cluster.clients.get(&secret).ok_or_else(missing)?;
+        let read = ClientRead {
+            version: found.version.clone(),
+            client_id: "id".to_owned(),
+            trimmed: false,
+        };
+        let mut numbers = secret.name.split('-').skip(1).map(str::parse::<usize>);
+        let mut next = || numbers.next().and_then(Result::ok).unwrap_or_default();
+        let client = (next(), next(), found.secret);
+        if let Some(key) = self.keys.get(&client) {
+            return Ok((key.clone(), read));
+        }
+        let origin = Origin::parse(&format!("sim{}", client.0))
+            .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
+        let key = Arc::new(SharingKey::client_credentials(
+            &origin,
+            ClientAuthentication::Basic,
+            Zeroizing::new(format!("{}.{}.{}", client.0, client.1, client.2)),
+            Zeroizing::new("secret".to_owned()),
+            &[],
+        ));
+        self.keys.insert(client, key.clone());
+        Ok((key, read))
+    }
+
+    /// A write reaches the API server, whatever has become of the operator.
+    pub(crate) fn land(&mut self, index: usize, epoch: u32, slot: usize, landing: Landing) -> Done {
+        let Landing {
+            call,
+            fate,
+            credential,
+            status,
+        } = landing;
+        if self.operator(index, epoch).is_none() && self.rng.random() {
+            // The operator was killed before the call had left.
+            return Ok(());
+        }
+        let away = self.api_away > 0;
+        let takes_effect = !away && matches!(fate, Fate::Good | Fate::Unheard);
+        let heard = !away && fate != Fate::Unheard && fate != Fate::Lost;
+        let outcome = match call {
+            Call::Write(write, put_back) => {
+                let sha256 = write.desired().data.sha256();
+                let outcome = if takes_effect {
+                    let secret = name(&write.desired().name);
+                    let written = self.cluster.write(&credential, &write);
+                    if let Some(before) = written.before {
+                        self.statistics.secret_writes += 1;
+                        self.written(&secret, before, fate)?;
+                        if self.tamper == Some(Tamper::WritesTwice) {
+                            let before = self.cluster.secrets.get(&secret).cloned();
+                            self.written(&secret, before, fate)?;
+                        }
+                    }
+                    written.outcome
+                } else if fate == Fate::Conflict && !away {
+                    WriteOutcome::Changed
+                } else {
+                    WriteOutcome::Failed(failed())
+                };
+                let outcome = if heard {
+                    outcome
+                } else {
+                    WriteOutcome::Failed(failed())
+                };
+                Outcome::Target(outcome, sha256, put_back)
+            }
+            Call::RemovePrevious(old, uid) => {
+                if takes_effect {
+                    self.cluster.remove_previous(&name(&old), &uid);
+                }
+                let good = takes_effect && heard;
+                Outcome::Removed(good.then_some(()).ok_or_else(failed))
+            }
+            Call::Status => {
+                let Some(status) = status else { return Ok(()) };
+                let written = if takes_effect {
+                    let stored = self.cluster.resources.get(&credential.name);
+                    let same = stored.is_some_and(|stored| {
+                        stored.uid == credential.uid && stored.status == status
+                    });
+                    if same && self.promises.is_quiet(&credential.name, self.now) {
+                        return Err(Broken {
+                            at: self.now,
+                            promise: "there is no write without change",
+                            seen: format!(
+                                "the status of {} was as it was written",
+                                credential.name
+                            ),
+                        });
+                    }
+                    self.statistics.status_writes += 1;
+                    self.cluster.write_status(&credential, &status)
+                } else {
+                    None
+                };
+                let good = takes_effect && heard;
+                Outcome::Status(good.then_some(written).ok_or_else(failed))
+            }
+            Call::Client | Call::Target => return Ok(()),
+        };
+        let wait = if heard {
+            self.rng.random_range(1_000..40_000)
+        } else {
+            TIME_OUT
+        };
+        if !takes_effect || !heard {
+            // It is tried again after a minute at most, and then seen to be there already.
+            self.promises
+                .disturb(&credential.name, self.now + TIME_OUT + 2 * MINUTE);
+        }
+        self.after(wait, Event::Wrote(index, epoch, slot, outcome));
+        Ok(())
+    }
+
+    /// A target was written: only for a change, only with a token that is good, and never over what
+    /// is somebody else's.
+    fn written(&mut self, secret: &Name, before: Option<TargetObject>, fate: Fate) -> Done {
+        let Some(after) = self.cluster.secrets.get(secret).cloned() else {
+            return Ok(());
+        };
+        let broken = |promise, seen: String| Broken {
+            at: self.now,
+            promise,
+            seen,
+        };
+        if let Some(before) = &before {
+            let ours = before
+                .controller
+                .as_ref()
+                .is_some_and(|owner| owner.kind == "ServiceNowCredential");
+            if !ours {
+                return Err(broken(
+                    "what is somebody else's is never touched",
+                    format!("{secret} was written"),
+                ));
+            }
+            let same = before.data == after.data
+                && before.labels == after.labels
+                && before.annotations == after.annotations
+                && before.controller == after.controller;
+            let writer = writer(&after);
+            let quiet = writer.is_some_and(|writer| self.promises.is_quiet(&writer, self.now));
+            if same && quiet && fate == Fate::Good {
+                return Err(broken(
+                    "there is no write without change",
+                    format!("{secret} was as it was written"),
+                ));
+            }
+        }
+        let token = |object: &TargetObject| {
+            let text = object.data.get("token")?;
+            let text = text.strip_prefix(b"Bearer ").unwrap_or(text);
+            Issued::read(text)
+        };
+        let Some(now) = token(&after) else {
+            return Err(broken(
+                "a target holds a token",
+                format!("{secret} holds none that was issued"),
+            ));
+        };
+        let expiry = self.instances[now.instance].expiry(now);
+        let old = before.as_ref().and_then(token);
+        let old_expiry = old.map(|old| self.instances[old.instance].expiry(old));
+        if expiry <= self.now
+            && old_expiry.is_some_and(|old_expiry| old_expiry > self.now)
+            && old != Some(now)
+        {
+            return Err(broken(
+                "the last good token is never removed",
+                format!("{secret} got one that is over"),
+            ));
+        }
+        let kept = self.instances[now.instance].mode == Mode::ReuseRemaining;
+        let allowance = if kept { KEPT_GAP } else { 0 };
+        self.after(expiry - self.now + allowance, Event::Check(secret.clone()));
+        Ok(())
+    }
+
+    /// The operator hears what came of a write.
+    pub(crate) fn wrote(
+        &mut self,
+        index: usize,
+        epoch: u32,
+        slot: usize,
+        outcome: Outcome,
+    ) -> Done {
+        let now: Timestamp = self.wall();
+        let Some(operator) = self.operator(index, epoch) else {
+            return Ok(());
+        };
+        let Some(mut active) = operator.rounds[slot].take() else {
+            return Ok(());
+        };
+        let core = &mut operator.core;
+        match outcome {
+            Outcome::Target(outcome, sha256, put_back) => {
+                let put_back_at = put_back.then_some(now);
+                core.target_written(
+                    &active.name,
+                    &mut active.round,
+                    sha256,
+                    outcome,
+                    put_back_at,
+                );
+            }
+            Outcome::Removed(removed) => active.round.previous_removed(removed),
+            Outcome::Status(written) => {
+                if let Some(settle) = &mut active.settle {
+                    match written {
+                        Ok(Some(version)) => {
+                            settle.memory.unwritten = 0;
+                            if let (Some(credential), Some(status)) =
+                                (&active.credential, settle.status.clone())
+                            {
+                                let (name, uid) = (&active.name, &credential.uid);
+                                let woken = core.store.status_written(name, uid, version, status);
+                                core.wake(woken);
+                            }
+                        }
+                        Ok(None) => {}
+                        Err(_) => settle.status_unwritten(now),
+                    }
+                }
+                operator.rounds[slot] = Some(active);
+                self.settled(index, epoch, slot)?;
+                return self.turn(index, epoch);
+            }
+        }
+        operator.rounds[slot] = Some(active);
+        self.advance(index, epoch, slot)?;
+        self.turn(index, epoch)
+    }
+
+    /// How long ago, in true time, a clock told this.
+    pub(crate) fn since(&self, told: Timestamp) -> Micros {
+        self.now - true_time(told, self.offset)
+    }
+}
+
+/// At an instance that keeps tokens until they expire, the gap is a request and a write, behind
+/// those whose tokens expire at the same moment.
+const KEPT_GAP: Micros = 10 * SECOND;
