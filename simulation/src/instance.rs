@@ -135,11 +135,12 @@ impl Instance {
 
     /// Answers one request.
     pub fn answer(&mut self, client: usize, secret: u32, now: Micros) -> Answer {
+        let registration = &mut self.clients[client];
+        let one_off = std::mem::take(&mut registration.one_off);
         if let Some(trouble) = self.trouble {
             return troubled(trouble);
         }
-        let registration = &mut self.clients[client];
-        if registration.accepted != secret || std::mem::take(&mut registration.one_off) {
+        if registration.accepted != secret || one_off {
             return troubled(Trouble::Refuses);
         }
         let valid = registration.current.filter(|token| token.expires > now);

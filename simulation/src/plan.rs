@@ -95,10 +95,11 @@ fn skewed(rng: &mut SmallRng, most: Micros) -> Micros {
     micros.max(SECOND)
 }
 
-fn lifetime(rng: &mut SmallRng) -> Micros {
+/// Half an hour mostly; in some fleets a few minutes less, or hours.
+fn lifetime(rng: &mut SmallRng, mixed: bool) -> Micros {
     match rng.random_range(0..20) {
-        0 => between(rng, 10, 120) * SECOND,
-        1 => between(rng, 2, 12) * HOUR,
+        0 if mixed => between(rng, 10, 120) * SECOND,
+        1 | 2 if mixed => between(rng, 2, 12) * HOUR,
         _ => 30 * MINUTE,
     }
 }
@@ -149,10 +150,11 @@ impl Plan {
         } else {
             size.resources
         };
+        let mixed = rng.random_range(0..8) == 0;
         let instances: Vec<_> = (0..count)
             .map(|index| {
                 let mode = mode(rng);
-                let lifetimes: Vec<_> = (0..per_instance).map(|_| lifetime(rng)).collect();
+                let lifetimes: Vec<_> = (0..per_instance).map(|_| lifetime(rng, mixed)).collect();
                 Instance::new(index, mode, lifetimes.into_iter())
             })
             .collect();

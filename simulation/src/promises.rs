@@ -55,13 +55,26 @@ impl Excuse {
 /// One client at one instance, with one secret.
 pub type Client = (usize, usize, u32);
 
+/// An answer that brought a token.
+#[derive(Clone, Copy, Debug)]
+pub struct Good {
+    /// When it was asked for.
+    pub sent: Micros,
+    /// When the instance answered.
+    pub now: Micros,
+    /// When the token is over.
+    pub expiry: Micros,
+    /// It is a new one, or its expiry has moved.
+    pub news: bool,
+    /// The largest share of a lifetime that somebody wants to be left.
+    pub share: f64,
+}
+
 /// What is known of a client's requests.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// When the last answer was asked for that brought a token.
-    success: Option<Micros>,
-    /// The last answer brought the same token, which is valid until then.
-    kept_until: Option<Micros>,
+    /// When a token is due at the earliest.
+    earliest: Option<Micros>,
     /// Requests that something has given it: a kill, a change, a person.
     credit: u32,
     refusals: Vec<Micros>,
@@ -161,33 +174,34 @@ impl Promises {
 
     /// "Answers that brought a new token or a moved expiry are never closer, for one key, than the
     /// smaller of --min-renew-interval and half the lifetime", and a token is asked for again only
-    /// when it is due: `share` of its lifetime may be left at most, and a tenth by jitter.
-    pub fn succeeded(
-        &mut self,
-        client: Client,
-        (sent, now): (Micros, Micros),
-        (lifetime, share): (Micros, f64),
-        kept_until: Option<Micros>,
-    ) -> Result<(), Broken> {
+    /// when it is due: `share` of its lifetime may be left at most, and a tenth by jitter. One that
+    /// was given a second time is kept until it expires.
+    pub fn succeeded(&mut self, client: Client, answer: Good) -> Result<(), Broken> {
         let excused = self.clients.get(&(client.0, client.1));
-        let excused = excused.is_some_and(|excuse| excuse.until() > sent);
+        let excused = excused.is_some_and(|excuse| excuse.until() > answer.sent);
         let ledger = self.ledgers.entry(client).or_default();
         ledger.refusals.clear();
-        let (success, kept) = (ledger.success, ledger.kept_until);
-        ledger.success = Some(sent);
-        ledger.kept_until = kept_until;
-        let Some(success) = success.filter(|_| !excused) else {
-            return Ok(());
-        };
-        let gap = sent - success;
-        let earliest = match kept {
-            // Whoever keeps a token is asked at its expiry, as far as whole seconds tell it, and
-            // then again and again.
-            Some(expiry) => (expiry - success - 2 * SECOND).max(0),
-            #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
-            None => ((1.0 - share - 0.1) * lifetime as f64) as Micros - SECOND,
-        };
-        if gap >= earliest {
+        let early = ledger
+            .earliest
+            .is_some_and(|earliest| answer.sent < earliest)
+            && !excused;
+        let seen = format!(
+            "client {client:?} was asked for a token at {} s, {} s before its time",
+            answer.sent / SECOND,
+            (ledger.earliest.unwrap_or_default() - answer.sent) / SECOND
+        );
+        let left = answer.expiry - answer.now;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+        let renewed =
+            answer.sent + ((1.0 - answer.share - 0.1) * left as f64) as Micros - 2 * SECOND;
+        // What comes too early is new to the operator: whoever knew of it was killed.
+        let kept = !answer.news && !early && ledger.earliest.is_some();
+        ledger.earliest = Some(if kept {
+            answer.expiry - 2 * SECOND
+        } else {
+            renewed
+        });
+        if !early {
             return Ok(());
         }
         if ledger.credit > 0 {
@@ -195,13 +209,9 @@ impl Promises {
             return Ok(());
         }
         Err(Broken {
-            at: now,
+            at: answer.now,
             promise: "the instance is never asked more than it must be",
-            seen: format!(
-                "client {client:?} with a lifetime of {} s was asked for {} s after the last answer",
-                lifetime / SECOND,
-                gap / SECOND
-            ),
+            seen,
         })
     }
 

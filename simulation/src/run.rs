@@ -193,6 +193,8 @@ pub struct Run {
     pub(crate) handing_over: bool,
     /// Token requests whose answer is not in.
     pub(crate) under_way: usize,
+    /// When each Secret is looked at next.
+    pub(crate) checks: BTreeMap<Name, Micros>,
     trace: Option<Vec<String>>,
 }
 
@@ -239,6 +241,7 @@ impl Run {
             leaderless: true,
             handing_over: false,
             under_way: 0,
+            checks: BTreeMap::new(),
             trace: traced.then(Vec::new),
         };
         run.furnish();
@@ -322,6 +325,15 @@ impl Run {
         self.heap.push(Reverse(entry));
     }
 
+    /// Looks whether the token in a Secret is over by then, once.
+    pub(crate) fn check_after(&mut self, wait: Micros, secret: &Name) {
+        let at = self.now + wait.max(1);
+        if self.checks.get(secret).is_none_or(|known| *known > at) {
+            self.checks.insert(secret.clone(), at);
+            self.after(at - self.now, Event::Check(secret.clone()));
+        }
+    }
+
     /// What is still to befall the fleet, or to be over, does not come any more.
     pub(crate) fn drop_the_plan(&mut self) {
         let heap = std::mem::take(&mut self.heap);
@@ -352,8 +364,11 @@ impl Run {
             Event::Relist(index, epoch, watch) => self.relist(index, epoch, watch),
             Event::Tell(index, epoch, watch) => self.tell(index, epoch, watch),
             Event::Tick(index, epoch) => {
-                if let Some(operator) = self.operator(index, epoch) {
-                    operator.tick = None;
+                let now = self.now;
+                match self.operator(index, epoch) {
+                    // A later one, that an earlier one took the place of, is none.
+                    Some(operator) if operator.tick == Some(now) => operator.tick = None,
+                    _ => return Ok(()),
                 }
                 self.turn(index, epoch)
             }
@@ -363,7 +378,13 @@ impl Run {
             Event::Land(index, epoch, slot, landing) => self.land(index, epoch, slot, *landing),
             Event::ClockSet(by) => self.clock_set(by),
             Event::Wrote(index, epoch, slot, outcome) => self.wrote(index, epoch, slot, outcome),
-            Event::Check(secret) => self.check(&secret),
+            Event::Check(secret) => {
+                if self.checks.get(&secret) != Some(&self.now) {
+                    return Ok(());
+                }
+                self.checks.remove(&secret);
+                self.check(&secret)
+            }
             Event::Collect(secret, owner) => {
                 self.cluster.collect(&secret, &owner);
                 Ok(())

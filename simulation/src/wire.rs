@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::{
     cluster::{name, writer},
     instance::{Issued, Mode},
-    promises::{Broken, Client},
+    promises::{Broken, Client, Good},
     run::{Call, Done, Event, Fate, Landing, Outcome, Run, Sent, TIME_OUT, Tamper},
     time::{MINUTE, Micros, SECOND, true_time},
 };
@@ -67,14 +67,15 @@ impl Run {
             Ok(token) => {
                 self.statistics.renewals += u64::from(answer.news);
                 let lifetime = self.instances[instance].clients[number].lifetime;
-                let kept_until = (!answer.news).then(|| {
-                    let issued = Issued::read(token.token.expose().as_bytes());
-                    issued.map_or(self.now, |issued| self.instances[instance].expiry(issued))
-                });
-                let share = self.largest_share((instance, number), lifetime);
-                let times = (sent.at, self.now);
-                self.promises
-                    .succeeded(client, times, (lifetime, share), kept_until)?;
+                let issued = Issued::read(token.token.expose().as_bytes());
+                let good = Good {
+                    sent: sent.at,
+                    now: self.now,
+                    expiry: issued.map_or(self.now, |i| self.instances[instance].expiry(i)),
+                    news: answer.news,
+                    share: self.largest_share((instance, number), lifetime),
+                };
+                self.promises.succeeded(client, good)?;
             }
             Err(failure) if failure.class() == Class::Refused => {
                 self.promises.refused(client, self.now)?;
@@ -394,7 +395,7 @@ impl Run {
         }
         let kept = self.instances[now.instance].mode == Mode::ReuseRemaining;
         let allowance = if kept { KEPT_GAP } else { 0 };
-        self.after(expiry - self.now + allowance, Event::Check(secret.clone()));
+        self.check_after(expiry - self.now + allowance, secret);
         Ok(())
     }
 

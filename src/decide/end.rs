@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{
     FIGHT_PERIOD,
-    observed::{ClientRead, Memory, Seen, Version, WriteOutcome},
+    observed::{ClientRead, Memory, Seen, Version},
     settle::{Outcome, Settle, Transition},
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, ready, set},
     view::View,
@@ -27,16 +27,11 @@ impl<'a> End<'a> {
         memory.put_backs.retain(|at| *at > since);
         let mut status = v.o.credential.status.clone();
         status.token.clone_from(&v.token);
-        // A put-back is on record whatever else the round comes to.
-        if let (Some((sha256, WriteOutcome::Done(version))), Some(target)) = (
-            v.o.written,
-            status.target.as_mut().filter(|t| t.name == v.target_name()),
-        ) {
-            target.uid.clone_from(&version.uid);
-            target
-                .resource_version
-                .clone_from(&version.resource_version);
-            target.sha256.clone_from(sha256);
+        // What was written is on record whatever else the round comes to, unless something is
+        // still to be removed that only the record knows of.
+        let removed = v.previous_target().is_none() || matches!(v.o.removed, Some(Ok(())));
+        if removed && let Some(written) = v.written_target() {
+            status.target = Some(written);
         }
         Self {
             v,
@@ -57,7 +52,7 @@ impl<'a> End<'a> {
             return false;
         };
         let wanted = target.name == self.v.target_name();
-        if wanted && matches!(self.v.o.written, Some((_, WriteOutcome::Done(_)))) {
+        if wanted && self.v.has_written() {
             return true;
         }
         let seen = if wanted {

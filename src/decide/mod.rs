@@ -140,6 +140,9 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
         Ok(held) => held,
         Err(step) => {
             old_token_is_put_back(&v, client, exchange)?;
+            if v.has_written() {
+                previous_is_removed(&v)?;
+            }
             return Err(step);
         }
     };
@@ -247,8 +250,7 @@ pub(crate) fn client_secret_missing(spec: &ServiceNowCredentialSpec, namespace: 
 
 /// The target is as it was left, or it is known what became of it and that it is ours.
 fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
-    let written = matches!(v.o.written, Some((_, WriteOutcome::Done(_))));
-    if written || v.target_is_as_recorded() {
+    if v.has_written() || v.target_is_as_recorded() {
         return Ok(v);
     }
     if let Some(failure) = v.o.unreadable {
@@ -293,8 +295,7 @@ fn no_wait_is_left(v: &View<'_>) -> Result<(), Step> {
         return Ok(());
     }
     // A write that was begun is seen through.
-    let written = matches!(v.o.written, Some((_, WriteOutcome::Done(_))));
-    if let Some(failure) = v.wait().filter(|_| !written) {
+    if let Some(failure) = v.wait().filter(|_| !v.has_written()) {
         return Err(settle::still_waiting(v, failure).into());
     }
     match &v.o.hold {
@@ -435,14 +436,19 @@ fn fight(v: &View<'_>) -> Failure {
     .with_retry_after(Some(FIGHT_PERIOD))
 }
 
+/// What was written under an old name is gone.
+fn previous_is_removed(v: &View<'_>) -> Result<(), Step> {
+    match (v.previous_target(), v.o.removed) {
+        (None, _) | (Some(_), Some(Ok(()))) => Ok(()),
+        (Some((name, uid)), None) => Err(Step::RemovePrevious { name, uid }),
+        (Some(_), Some(Err(failure))) => Err(settle::failed_alone(v, failure).into()),
+    }
+}
+
 /// The end of the chain: what was written under an old name goes, and the status says so.
 fn finish(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Step {
-    if let Some((name, uid)) = v.previous_target() {
-        match v.o.removed {
-            None => return Step::RemovePrevious { name, uid },
-            Some(Err(failure)) => return settle::failed_alone(v, failure).into(),
-            Some(Ok(())) => {}
-        }
+    match previous_is_removed(v) {
+        Ok(()) => synced::succeeded(v, fresh).into(),
+        Err(step) => step,
     }
-    synced::succeeded(v, fresh).into()
 }

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use super::{
     end::End,
-    observed::{ClientRead, Seen, Version, WriteOutcome},
+    observed::{ClientRead, Seen},
     ownership::timestamp,
     renewal::{self, plus},
     settle::{Outcome, Settle},
@@ -12,7 +12,7 @@ use super::{
     view::{View, is_kept, validity_of},
 };
 use crate::{
-    api::{CreationPolicy, Reason, TargetStatus, TokenStatus, condition},
+    api::{Reason, TargetStatus, TokenStatus, condition},
     micro_time,
     servicenow::Held,
 };
@@ -83,15 +83,8 @@ fn token_status(v: &View<'_>, held: &Held) -> TokenStatus {
 }
 
 fn target_status(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Option<TargetStatus> {
-    let record = |version: &Version, sha256: String| TargetStatus {
-        name: v.target_name().to_owned(),
-        uid: version.uid.clone(),
-        resource_version: version.resource_version.clone(),
-        creation_policy: CreationPolicy::Owner,
-        sha256,
-    };
-    if let Some((sha256, WriteOutcome::Done(version))) = v.o.written {
-        return Some(record(version, sha256.clone()));
+    if let Some(written) = v.written_target() {
+        return Some(written);
     }
     let Some(Some(read)) = v.o.target else {
         return v.last_target().cloned();
@@ -101,7 +94,7 @@ fn target_status(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Option<Ta
     let sha256 = rendered
         .map(|data| data.sha256())
         .or_else(|| v.recorded_target().map(|target| target.sha256.clone()))?;
-    Some(record(&read.version, sha256))
+    Some(v.target_record(&read.version, sha256))
 }
 
 /// The note on a client id or secret that had whitespace around it.

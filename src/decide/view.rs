@@ -6,7 +6,7 @@ use super::{
     FIGHT_PERIOD, Failure, Wish,
     backoff::LONGEST_WAIT,
     failure::class_of,
-    observed::{Basis, CheckedSpec, ClientRead, Observed, Seen, Version},
+    observed::{Basis, CheckedSpec, ClientRead, Observed, Seen, Version, WriteOutcome},
     ownership::{self, Ownership, TargetObject, is_intact, recorded},
     renewal::{self, Margin, Validity, plus},
     template::{self, Rendered, Variables},
@@ -72,6 +72,32 @@ impl<'a> View<'a> {
     /// What the status says was written last, whatever its name.
     pub(super) fn last_target(&self) -> Option<&TargetStatus> {
         self.target.as_ref()
+    }
+
+    /// The record of the target in this state.
+    pub(super) fn target_record(&self, version: &Version, sha256: String) -> TargetStatus {
+        TargetStatus {
+            name: self.target_name().to_owned(),
+            uid: version.uid.clone(),
+            resource_version: version.resource_version.clone(),
+            creation_policy: self.spec.creation_policy(),
+            sha256,
+        }
+    }
+
+    /// The record of what was written in this round.
+    pub(super) fn written_target(&self) -> Option<TargetStatus> {
+        match self.o.written {
+            Some((sha256, WriteOutcome::Done(version))) => {
+                Some(self.target_record(version, sha256.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The target was written in this round.
+    pub(super) fn has_written(&self) -> bool {
+        matches!(self.o.written, Some((_, WriteOutcome::Done(_))))
     }
 
     /// The target was not touched since it was written.
@@ -145,13 +171,8 @@ impl<'a> View<'a> {
         let contents = data
             .keys()
             .filter_map(|key| Some((key.as_str(), target.data.get(key)?.as_slice())));
-        self.target = Some(TargetStatus {
-            name: self.target_name().to_owned(),
-            uid: target.version.uid.clone(),
-            resource_version: target.version.resource_version.clone(),
-            creation_policy: self.spec.creation_policy(),
-            sha256: template::digest(contents),
-        });
+        let sha256 = template::digest(contents);
+        self.target = Some(self.target_record(&target.version, sha256));
         self.adopted = true;
         self
     }
@@ -387,6 +408,8 @@ impl<'a> View<'a> {
                 && token.expires_at.0 >= held.validity.expires_at
         });
         match on_record {
+            // That it is kept may not be on record yet.
+            Some(_) if held.kept => now < renewal::prepared_from(held.validity),
             Some(token) => now < Self::due_at(token),
             None if held.kept => true,
             None => now < renewal::latest(held.validity, self.margin()),

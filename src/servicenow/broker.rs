@@ -21,6 +21,7 @@ use super::{
 };
 use crate::decide::{
     Failure, Name,
+    backoff::LONGEST_WAIT,
     failure::Class,
     renewal::{next_allowed, plus},
 };
@@ -348,14 +349,16 @@ impl Broker {
         }
     }
 
-    /// Forgets keys that nobody waits for and whose token and failure are over.
+    /// Forgets keys that nobody waits for and whose token and failure have long been over.
     pub fn sweep(&mut self, now: Timestamp) {
         self.keys.retain(|_, state| {
             let token = state
                 .held
                 .as_ref()
                 .is_some_and(|h| h.validity.expires_at > now);
-            let failure = state.failure.as_ref().is_some_and(|f| f.retry_at > now);
+            // How often it failed is remembered for as long as the longest wait.
+            let failure = state.failure.as_ref();
+            let failure = failure.is_some_and(|f| plus(f.retry_at, LONGEST_WAIT) > now);
             token || failure || state.queued.is_some() || state.under_way.is_some()
         });
         let keys = &self.keys;

@@ -43,9 +43,6 @@ struct Arguments {
     jobs: usize,
 }
 
-/// The lines of a trace that are printed.
-const LINES: usize = 400;
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
@@ -91,8 +88,7 @@ fn main() -> ExitCode {
 fn trace(seed: u64, size: Size) -> ExitCode {
     let mut run = Run::new(seed, size, None, true);
     let end = run.to_the_end(size.lasts);
-    let trace = run.trace();
-    for line in &trace[trace.len().saturating_sub(LINES)..] {
+    for line in run.trace() {
         println!("{line}");
     }
     match end {

@@ -125,17 +125,18 @@ fn sweeping_forgets_only_what_is_over() {
         .complete(&refused, at(0), at(0), failure(Reason::AccessDenied), 0.0);
     let asked = key_of("dev1", "asked");
     desk.broker.ask(&asked, wish("c"), at(1));
-    desk.broker.sweep(at(29));
     let exchange = |broker: &Broker, key| broker.exchange(key, &name("c"));
-    assert!(exchange(&desk.broker, &refused).failure.is_some());
-    desk.broker.sweep(at(30));
-    assert!(exchange(&desk.broker, &refused).failure.is_none());
     desk.broker.sweep(at(1799));
     assert!(desk.exchange().held.is_some());
     desk.broker.sweep(at(1800));
     assert_eq!(desk.exchange(), Exchange::default());
+    // How often a client was refused is remembered past the wait itself.
+    desk.broker.sweep(at(30 + 3599));
+    assert!(exchange(&desk.broker, &refused).failure.is_some());
+    desk.broker.sweep(at(30 + 3600));
+    assert!(exchange(&desk.broker, &refused).failure.is_none());
     assert_eq!(exchange(&desk.broker, &asked).asked_at, Some(at(1)));
-    assert_eq!(desk.broker.dispatch(at(1800)), [asked]);
+    assert_eq!(desk.broker.dispatch(at(3630)), [asked]);
 }
 
 #[test]
