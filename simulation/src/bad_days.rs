@@ -30,6 +30,12 @@ impl Run {
         match event {
             Befalls::Trouble(instance, trouble, lasts) => self.trouble(instance, trouble, lasts),
             Befalls::OneOff(instance, client) => {
+                // It is one among good answers.
+                if self.instances[instance].trouble.is_some()
+                    || self.promises.is_refused((instance, client))
+                {
+                    return Ok(());
+                }
                 self.instances[instance].clients[client].one_off = true;
                 // It is met whenever it is met, and asked again after a second.
                 let excuse = self.promises.clients.entry((instance, client)).or_default();
@@ -124,6 +130,8 @@ impl Run {
             let until = run.now + noticed + CAUGHT_UP;
             let excuse = run.promises.instances.entry(instance).or_default();
             excuse.end(until);
+            // Whoever was to be asked meanwhile is asked, kept or not.
+            run.promises.give_instance(instance);
             Ok(())
         };
         self.after(lasts, Event::Over(Box::new(over)));
@@ -136,8 +144,8 @@ impl Run {
         }
         self.offset += by;
         // What seems due is asked for, and what was kept until its expiry is learned anew.
-        self.promises.give_all();
-        self.promises.give_all();
+        self.promises.give_all(self.plan.sharing);
+        self.promises.give_all(self.plan.sharing);
         self.promises
             .everything
             .extend(self.now + NOTICED + CAUGHT_UP);
@@ -389,7 +397,7 @@ impl Run {
         self.operators[index] = None;
         self.epochs[index] += 1;
         self.statistics.kills += 1;
-        self.promises.give_all();
+        self.promises.give_all(self.plan.sharing);
         if led {
             if !std::mem::replace(&mut self.leaderless, true) {
                 self.promises.everything.begin();
@@ -578,12 +586,7 @@ impl Run {
     /// A restart at rest costs nothing, and an hour at rest only what falls due.
     pub(crate) fn is_at_rest(&mut self) -> Done {
         // What is on its way ends first, so that the restart loses nothing.
-        for _ in 0..600 {
-            if self.is_idle() {
-                break;
-            }
-            self.until(self.now + SECOND / 10)?;
-        }
+        self.until_idle()?;
         let before = self.statistics;
         if let Some(leader) = self.leader() {
             self.kill(leader, SECOND);
@@ -600,7 +603,19 @@ impl Run {
             });
         }
         self.until(self.now + HOUR)?;
+        self.until_idle()?;
         self.has_converged()
+    }
+
+    /// Nothing is on its way.
+    pub(crate) fn until_idle(&mut self) -> Done {
+        for _ in 0..600 {
+            if self.is_idle() {
+                break;
+            }
+            self.until(self.now + SECOND / 10)?;
+        }
+        Ok(())
     }
 
     fn is_idle(&self) -> bool {

@@ -77,6 +77,8 @@ pub struct Plan {
     pub clients: Vec<(usize, usize)>,
     /// For each resource its renewal.
     pub margins: Vec<Option<Renewal>>,
+    /// Several resources use one client.
+    pub sharing: bool,
     /// Two replicas.
     pub standby: bool,
     /// What befalls it, in order.
@@ -173,6 +175,7 @@ impl Plan {
             instances,
             clients,
             margins,
+            sharing,
             standby: rng.random_range(0..3) == 0,
             events: Vec::new(),
         };

@@ -164,10 +164,30 @@ impl Promises {
         *forced = (*forced + 1).min(MOST_CREDIT);
     }
 
+    /// One more request is due to each client of an instance.
+    pub fn give_instance(&mut self, instance: usize) {
+        for (of, ledger) in &mut self.ledgers {
+            if of.0 == instance {
+                ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
+            }
+        }
+    }
+
+    /// A client waits out a refusal.
+    pub fn is_refused(&self, client: (usize, usize)) -> bool {
+        let mut ledgers = self.ledgers.iter();
+        ledgers.any(|(of, ledger)| (of.0, of.1) == client && !ledger.refusals.is_empty())
+    }
+
     /// An operator was killed, or its clock was set: one more for each client.
-    pub fn give_all(&mut self) {
+    pub fn give_all(&mut self, sharing: bool) {
         for ledger in self.ledgers.values_mut() {
             ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
+            // Each resource remembers how often it was refused; another with the same client asks
+            // for the first time.
+            if sharing {
+                ledger.refusals.clear();
+            }
         }
         self.alone.clear();
     }

@@ -86,8 +86,6 @@ pub(crate) enum Event {
 #[derive(Clone)]
 pub(crate) struct Sent {
     pub(crate) key: Arc<SharingKey>,
-    /// As the operator's clock told it.
-    pub(crate) told: Timestamp,
     pub(crate) at: Micros,
 }
 
@@ -666,6 +664,7 @@ impl Run {
         // A refusal or a rate limit is waited out for an hour, and what the API server was told in
         // vain for about a minute.
         self.until(lasts + 2 * HOUR)?;
+        self.until_idle()?;
         self.has_converged()?;
         self.is_at_rest()
     }

@@ -48,11 +48,7 @@ impl Run {
         self.note(|| format!("asks for a token of client {client:?}"));
         self.promises.sent(client.0, self.now)?;
         self.under_way += 1;
-        let sent = Sent {
-            key,
-            told: self.wall(),
-            at: self.now,
-        };
+        let sent = Sent { key, at: self.now };
         let wait = self.rng.random_range(2_000..150_000);
         self.after(wait, Event::Arrive(index, epoch, sent));
         Ok(())
@@ -158,7 +154,7 @@ impl Run {
         }
         if let Some(operator) = self.operator(index, epoch) {
             let broker = &mut operator.core.broker;
-            let woken = broker.complete(&sent.key, sent.told, now, result, random);
+            let woken = broker.complete(&sent.key, now, result, random);
             operator.core.wake(woken);
         }
         if self.tamper == Some(Tamper::AsksTwice) {
@@ -392,6 +388,13 @@ impl Run {
                 "the last good token is never removed",
                 format!("{secret} got one that is over"),
             ));
+        }
+        let owner = after.controller.as_ref().map(|owner| owner.uid.clone());
+        let owner = owner.unwrap_or_default();
+        let mut living = self.cluster.resources.values();
+        if !living.any(|resource| resource.uid == owner) {
+            // Garbage collection finds that its owner is gone.
+            self.after(5 * SECOND, Event::Collect(secret.clone(), owner));
         }
         let kept = self.instances[now.instance].mode == Mode::ReuseRemaining;
         let allowance = if kept { KEPT_GAP } else { 0 };

@@ -259,7 +259,7 @@ impl Controller {
 
     /// One token request, and the wakes that its answer brings.
     async fn exchange(&self, key: &Arc<SharingKey>) {
-        let (sent_at, begun) = (self.clock.now(), Instant::now());
+        let begun = Instant::now();
         let prepared = self.with_prepared(|prepared| prepared.remove(key));
         let request = async {
             let answer = match prepared {
@@ -289,7 +289,7 @@ impl Controller {
             .token_request(host, result, begun.elapsed().as_secs_f64());
         tracing::debug!(host, result, "token request");
         let (now, random) = (self.clock.now(), rand::random());
-        let woken = self.with_core(|core| core.broker.complete(key, sent_at, now, answer, random));
+        let woken = self.with_core(|core| core.broker.complete(key, now, answer, random));
         self.wake(woken);
         self.changed.notify_one();
     }

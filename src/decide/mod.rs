@@ -334,7 +334,7 @@ fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, S
     if let Some(not_before) = exchange.not_before.filter(|at| *at > v.o.now) {
         return Err(settle::too_soon(v, not_before).into());
     }
-    Err(Step::Ask(Box::new(v.wish())))
+    Err(Step::Ask(Box::new(v.wish(exchange))))
 }
 
 /// While no new token can be had, one that is due and at hand still is put back where somebody took

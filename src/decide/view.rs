@@ -15,7 +15,7 @@ use crate::{
     api::{CreationPolicy, FailureStatus, Reason, TargetStatus, TokenStatus, duration},
     decide::Class,
     micro_time,
-    servicenow::{Held, Known, Urgency},
+    servicenow::{Exchange, Held, Known, Urgency},
 };
 
 /// What was observed, with what follows from it at once.
@@ -417,7 +417,7 @@ impl<'a> View<'a> {
     }
 
     /// What is asked of the broker.
-    pub(super) fn wish(&self) -> Wish {
+    pub(super) fn wish(&self, exchange: &Exchange) -> Wish {
         let urgency = Urgency::of(self.token.as_ref().map(validity_of), self.o.now);
         let trusted = self.token.as_ref().filter(|t| !self.is_distrusted(t));
         let known = trusted.and_then(|token| {
@@ -431,8 +431,12 @@ impl<'a> View<'a> {
             class.is_shared().then_some((class, failure.count))
         });
         let same = !self.forced && self.basis_is_recorded() && self.client_is_as_recorded();
-        let kept =
-            trusted.filter(|token| same && is_kept(token) && self.o.now >= Self::due_at(token));
+        // That it is kept may not be on record yet.
+        let held = exchange.held.as_ref().filter(|held| held.kept);
+        let kept = trusted.filter(|token| {
+            let kept = is_kept(token) || held.is_some_and(|held| self.is_on_record(held));
+            same && kept && self.o.now >= renewal::prepared_from(validity_of(token))
+        });
         Wish {
             urgency,
             known,

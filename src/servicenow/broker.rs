@@ -223,11 +223,11 @@ impl Broker {
         opens.flatten().filter(|at| *at > now).min()
     }
 
-    /// Takes an answer in, and names the resources to wake.
+    /// Takes an answer in, and names the resources to wake. The request was sent when it was
+    /// dispatched.
     pub fn complete(
         &mut self,
         key: &Arc<SharingKey>,
-        sent_at: Timestamp,
         now: Timestamp,
         answer: Result<TokenAnswer, Failure>,
         random: f64,
@@ -238,7 +238,7 @@ impl Broker {
         let Some(state) = self.keys.get_mut(key) else {
             return Vec::new();
         };
-        state.under_way = None;
+        let sent_at = state.under_way.take().unwrap_or(now);
         let woken = match answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now))
         {
             Ok(Judged::Again(at)) => {

@@ -48,7 +48,6 @@ impl World {
                 let (takes, answer) = (self.answer)(&key, self.now);
                 self.under_way.push(UnderWay {
                     due: self.now + takes,
-                    sent_at: self.now,
                     key,
                     answer,
                 });
@@ -66,18 +65,9 @@ impl World {
             .into_iter()
             .partition(|request| request.due <= self.now);
         self.under_way = later;
-        for UnderWay {
-            sent_at,
-            key,
-            answer,
-            ..
-        } in due
-        {
+        for UnderWay { key, answer, .. } in due {
             let random = self.random;
-            let woken = self
-                .core
-                .broker
-                .complete(&key, sent_at, self.now, answer, random);
+            let woken = self.core.broker.complete(&key, self.now, answer, random);
             self.core.broker.sweep(self.now);
             self.core.wake(woken);
         }

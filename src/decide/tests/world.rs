@@ -31,7 +31,6 @@ pub(crate) type Mischief = (fn(&Step) -> bool, fn(&mut World));
 /// A request that was sent, and what will come of it when.
 pub(crate) struct UnderWay {
     pub(crate) due: Timestamp,
-    pub(crate) sent_at: Timestamp,
     pub(crate) key: Arc<SharingKey>,
     pub(crate) answer: Result<TokenAnswer, Failure>,
 }

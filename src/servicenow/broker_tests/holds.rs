@@ -29,7 +29,7 @@ fn a_rate_limit_without_a_time_doubles_and_a_burst_of_it_is_one() {
     }
     assert_eq!(desk.broker.dispatch(at(0)).len(), 4);
     for key in &keys {
-        desk.broker.complete(key, at(0), at(1), limited(None), 0.0);
+        desk.broker.complete(key, at(1), limited(None), 0.0);
     }
     let hold = desk.broker.hold(keys[0].origin()).unwrap();
     assert_eq!((hold.count, hold.retry_at), (1, at(31)));
@@ -50,9 +50,8 @@ fn a_rate_limit_stands_whatever_else_was_under_way() {
         desk.broker.ask(&desk.key.clone(), wish("a"), at(0));
         assert_eq!(desk.broker.dispatch(at(0)).len(), 2);
         let key = desk.key.clone();
-        desk.broker
-            .complete(&key, at(0), at(1), limited(Some(600)), 0.0);
-        desk.broker.complete(&slow, at(0), at(2), other, 0.0);
+        desk.broker.complete(&key, at(1), limited(Some(600)), 0.0);
+        desk.broker.complete(&slow, at(2), other, 0.0);
         let hold = desk.broker.hold(key.origin()).unwrap();
         assert_eq!(
             (hold.failure.reason(), hold.retry_at),
@@ -97,7 +96,7 @@ fn an_origin_that_is_down_gets_one_probe_at_a_time_and_all_are_released_on_recov
     assert_eq!(probe.len(), 1);
     assert_eq!(desk.broker.dispatch(at(1)), []);
     let down = failure(Reason::InstanceHibernating);
-    let told = desk.broker.complete(&probe[0], at(1), at(2), down, 0.0);
+    let told = desk.broker.complete(&probe[0], at(2), down, 0.0);
     assert_eq!(told.len(), 6, "everyone who waits is told");
     assert_eq!(
         desk.broker.dispatch(at(3)),
@@ -108,7 +107,7 @@ fn an_origin_that_is_down_gets_one_probe_at_a_time_and_all_are_released_on_recov
     let probe = desk.broker.dispatch(at(4));
     assert_eq!(probe.len(), 1);
     desk.broker
-        .complete(&probe[0], at(4), at(5), answer("t", Some(60)), 0.0);
+        .complete(&probe[0], at(5), answer("t", Some(60)), 0.0);
     assert_eq!(
         desk.broker.dispatch(at(5)).len(),
         4,
@@ -128,13 +127,8 @@ fn an_outage_is_probed_as_often_as_the_nearest_expiry_wants_it() {
         };
         desk.broker.ask(&newcomer, ask, now);
         assert_eq!(desk.broker.dispatch(now), std::slice::from_ref(&newcomer));
-        desk.broker.complete(
-            &newcomer,
-            now,
-            now,
-            failure(Reason::InstanceUnavailable),
-            0.0,
-        );
+        desk.broker
+            .complete(&newcomer, now, failure(Reason::InstanceUnavailable), 0.0);
     }
     assert_eq!(
         desk.wait(at(1772)),

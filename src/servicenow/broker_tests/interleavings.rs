@@ -93,7 +93,7 @@ impl Trial {
     }
 
     fn complete(&mut self, which: usize, kind: u8) {
-        let (key, sent_at) = self.under_way.remove(which);
+        let (key, _) = self.under_way.remove(which);
         let index = self.keys.iter().position(|k| *k == key).unwrap();
         let old = self.news.get(&index).map(|(token, _)| token.clone());
         let answer = match (kind, old) {
@@ -107,7 +107,7 @@ impl Trial {
                 answer(&format!("t{}", self.tokens), Some(30))
             }
         };
-        let woken = self.broker.complete(&key, sent_at, self.now, answer, 0.5);
+        let woken = self.broker.complete(&key, self.now, answer, 0.5);
         for name in woken {
             self.waiting.retain(|(k, who)| {
                 *who != name || self.broker.exchange(&self.keys[*k], who).asked_at.is_some()

@@ -101,13 +101,13 @@ impl Desk {
     fn ask_and(&mut self, now: Timestamp, answer: Result<TokenAnswer, Failure>) -> Vec<Name> {
         self.broker.ask(&self.key, wish("a"), now);
         assert_eq!(self.broker.dispatch(now), std::slice::from_ref(&self.key));
-        self.broker.complete(&self.key, now, now, answer, 0.0)
+        self.broker.complete(&self.key, now, answer, 0.0)
     }
 
     /// Sends what is queued, and has the answer in.
     fn send_and(&mut self, now: Timestamp, answer: Result<TokenAnswer, Failure>) -> Vec<Name> {
         assert_eq!(self.broker.dispatch(now), std::slice::from_ref(&self.key));
-        self.broker.complete(&self.key, now, now, answer, 0.0)
+        self.broker.complete(&self.key, now, answer, 0.0)
     }
 
     fn exchange(&self) -> Exchange {

@@ -12,7 +12,7 @@ fn same_token(expires_in: Option<i64>) -> ((i64, i64), bool) {
     let key = desk.key.clone();
     let woken = desk
         .broker
-        .complete(&key, at(1200), at(1201), answer("t", expires_in), 0.0);
+        .complete(&key, at(1201), answer("t", expires_in), 0.0);
     assert_eq!(woken, [name("a")]);
     let held = desk.exchange().held.unwrap();
     assert_eq!(held.sent_at, at(1200));
@@ -78,8 +78,7 @@ fn a_token_that_is_over_when_it_comes_is_no_valid_answer() {
     desk.broker.ask(&desk.key.clone(), wish("a"), at(0));
     desk.broker.dispatch(at(0));
     let key = desk.key.clone();
-    desk.broker
-        .complete(&key, at(0), at(2), answer("t", Some(1)), 0.0);
+    desk.broker.complete(&key, at(2), answer("t", Some(1)), 0.0);
     let failure = desk.exchange().failure.unwrap().failure;
     assert_eq!(failure.reason(), Reason::InvalidResponse);
 }
@@ -133,7 +132,7 @@ fn a_request_at_the_expiry_is_prepared_before_and_goes_when_the_instance_is_over
     desk.broker.dispatch(at(0));
     let key = desk.key.clone();
     desk.broker
-        .complete(&key, at(0), ms(30), answer("t", Some(1800)), 0.0);
+        .complete(&key, ms(30), answer("t", Some(1800)), 0.0);
     let ask = Ask {
         not_before: Some(at(1800)),
         ..wish("a")

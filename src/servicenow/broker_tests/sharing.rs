@@ -20,7 +20,7 @@ fn one_request_serves_all_with_the_same_key() {
     let key = desk.key.clone();
     let woken = desk
         .broker
-        .complete(&key, at(0), at(2), answer("t", Some(60)), 0.0);
+        .complete(&key, at(2), answer("t", Some(60)), 0.0);
     assert_eq!(woken, ["a", "b", "c", "late"].map(name));
     assert_eq!(
         desk.validity(),
@@ -50,7 +50,7 @@ fn a_different_secret_with_the_same_id_shares_nothing() {
     assert_eq!(desk.broker.dispatch(at(1)), std::slice::from_ref(&other));
     let refused = failure(Reason::AccessDenied);
     assert_eq!(
-        desk.broker.complete(&other, at(1), at(1), refused, 0.0),
+        desk.broker.complete(&other, at(1), refused, 0.0),
         [name("b")]
     );
     assert_eq!(desk.exchange().failure, None);
@@ -85,7 +85,7 @@ fn urgency_decides_who_goes_first_and_the_limit_how_many() {
                 .map(|(who, _)| *who)
                 .unwrap(),
         );
-        broker.complete(&key, at(0), at(1), answer("t", Some(60)), 0.0);
+        broker.complete(&key, at(1), answer("t", Some(60)), 0.0);
         let next = broker.dispatch(at(1));
         assert!(next.len() <= 1, "one place was free");
         under_way.extend(next);
@@ -110,7 +110,7 @@ fn the_last_to_leave_takes_the_request_along() {
     desk.broker.leave(&name("a"));
     let woken = desk
         .broker
-        .complete(&key, at(1800), at(1800), answer("t", Some(0)), 0.0);
+        .complete(&key, at(1800), answer("t", Some(0)), 0.0);
     assert_eq!(woken, []);
     assert_eq!(desk.broker.dispatch(at(1900)), []);
 }
@@ -122,7 +122,7 @@ fn sweeping_forgets_only_what_is_over() {
     desk.broker.ask(&refused, wish("b"), at(0));
     desk.broker.dispatch(at(0));
     desk.broker
-        .complete(&refused, at(0), at(0), failure(Reason::AccessDenied), 0.0);
+        .complete(&refused, at(0), failure(Reason::AccessDenied), 0.0);
     let asked = key_of("dev1", "asked");
     desk.broker.ask(&asked, wish("c"), at(1));
     let exchange = |broker: &Broker, key| broker.exchange(key, &name("c"));
@@ -148,14 +148,14 @@ fn two_keys_do_not_mix() {
     assert_eq!(desk.broker.dispatch(at(0)).len(), 2);
     let woken = desk
         .broker
-        .complete(&other, at(0), at(1), answer("o", Some(60)), 0.0);
+        .complete(&other, at(1), answer("o", Some(60)), 0.0);
     assert_eq!(woken, [name("b")]);
     assert_eq!(desk.exchange().asked_at, Some(at(0)));
     assert_eq!(desk.exchange().held, None);
     let key = desk.key.clone();
     let woken = desk
         .broker
-        .complete(&key, at(0), at(2), failure(Reason::AccessDenied), 0.0);
+        .complete(&key, at(2), failure(Reason::AccessDenied), 0.0);
     assert_eq!(woken, [name("a")]);
     let held = desk.broker.exchange(&other, &name("b")).held.unwrap();
     assert_eq!(held.token.expose(), "o");
