@@ -152,7 +152,7 @@ impl Plan {
         } else {
             size.resources
         };
-        let mixed = rng.random_range(0..8) == 0;
+        let mixed = rng.random_range(0..16) == 0;
         let instances: Vec<_> = (0..count)
             .map(|index| {
                 let mode = mode(rng);
@@ -184,8 +184,8 @@ impl Plan {
     }
 
     fn draw_events(&mut self, rng: &mut SmallRng, size: Size) {
-        // From a quiet week to something each quarter of an hour.
-        let pace = [2 * HOUR, HOUR, 15 * MINUTE][rng.random_range(0..3)];
+        // From something each quarter of a day to something each half hour.
+        let pace = [6 * HOUR, 2 * HOUR, 30 * MINUTE][rng.random_range(0..3)];
         let mut at = between(rng, 0, pace);
         while at < size.lasts {
             let event = self.draw_event(rng, size);

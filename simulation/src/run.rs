@@ -504,7 +504,8 @@ impl Run {
             operator.core.queue.next_timer(),
             operator.core.broker.next_dispatch(wall),
         ];
-        let next = timers.into_iter().flatten().min();
+        // What is due by now waits for room, and is begun when something ends.
+        let next = timers.into_iter().flatten().filter(|at| *at > wall).min();
         let Some(next) = next.map(|at| true_time(at, offset).max(now + 1)) else {
             return;
         };
