@@ -1,4 +1,5 @@
-//! What the real API cannot be made to do: a bug of our own.
+//! What the real API cannot be made to do: a bug of our own, and a deadline that passes at a chosen
+//! moment.
 
 use std::{
     convert::Infallible,
@@ -11,14 +12,16 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{Client, client::Body};
+use tokio::net::TcpListener;
+use zeroize::Zeroizing;
 
 use super::{Bounds, Controller, Parts, Scope};
 use crate::{
-    Clock,
-    api::{AllowedHosts, ServiceNowCredentialSpec},
+    Clock, SystemClock,
+    api::{AllowedHosts, ClientAuthentication, Instance, ServiceNowCredentialSpec},
     decide::{Credential, Name, observed::Policy},
     kubernetes::{Cluster, Fence},
-    servicenow::{TokenEndpoint, Urgency},
+    servicenow::{SharingKey, TokenEndpoint, Urgency},
     telemetry::{Health, Metrics},
 };
 
@@ -41,15 +44,15 @@ fn refusing() -> Client {
     Client::new(service, "default")
 }
 
-#[tokio::test]
-async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
+/// A controller at an API that refuses everything, with one resource at a time.
+fn controller(clock: Arc<dyn Clock>, fence: Fence) -> Arc<Controller> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = refusing();
     let parts = Parts {
-        cluster: Cluster::new(client.clone(), "test".to_owned(), Fence::open()),
+        cluster: Cluster::new(client.clone(), "test".to_owned(), fence),
         client,
         endpoint: TokenEndpoint::new(Duration::from_secs(1)).unwrap(),
-        clock: Arc::new(Trap(AtomicBool::new(false))),
+        clock,
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(Health::default()),
     };
@@ -65,7 +68,12 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
         concurrency: 1,
         instance_concurrency: 1,
     };
-    let controller = Controller::new(parts, policy, scope, bounds);
+    Controller::new(parts, policy, scope, bounds)
+}
+
+#[tokio::test]
+async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
+    let controller = controller(Arc::new(Trap(AtomicBool::new(false))), Fence::open());
     let name = Name::new("team-a", "itsm");
     let epoch = Timestamp::UNIX_EPOCH;
     controller.with_core(|core| {
@@ -99,4 +107,30 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
         metrics.contains("reconciles_total{outcome=\"InternalError\"} 1"),
         "{metrics}"
     );
+}
+
+/// Asks for a token behind this fence; returns whether an instance was connected to.
+async fn asks(fence: Fence) -> bool {
+    let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", instance.local_addr().unwrap());
+    let key = Arc::new(SharingKey::client_credentials(
+        &Instance::parse(&origin).unwrap(),
+        ClientAuthentication::Basic,
+        Zeroizing::new("id".to_owned()),
+        Zeroizing::new("secret".to_owned()),
+        &[],
+    ));
+    let controller = controller(Arc::new(SystemClock), fence);
+    let mut connected = std::pin::pin!(instance.accept());
+    tokio::select! {
+        biased;
+        _ = &mut connected => true,
+        () = controller.exchange(&key) => false,
+    }
+}
+
+#[tokio::test]
+async fn who_leads_no_more_asks_for_no_token() {
+    assert!(asks(Fence::open()).await);
+    assert!(!asks(Fence::closed()).await);
 }
