@@ -26,6 +26,17 @@ fn leads(operator: &Operator) -> bool {
     metrics.is_ok_and(|(_, metrics)| metrics.contains("snowcred_leader 1"))
 }
 
+/// A replica's reconciles: outcomes and how often.
+fn reconciles(operator: &Operator) -> Vec<(String, u32)> {
+    let metrics = operator.metrics();
+    let outcome = |line: &str| {
+        let line = line.strip_prefix("snowcred_reconciles_total{outcome=\"")?;
+        let (outcome, count) = line.split_once("\"} ")?;
+        Some((outcome.to_owned(), count.parse().unwrap()))
+    };
+    metrics.lines().filter_map(outcome).collect()
+}
+
 /// Whether the holder of the Lease is this replica.
 fn is_held_by(spec: &LeaseSpec, operator: &Operator) -> bool {
     let holder = spec.holder_identity.as_deref().unwrap_or_default();
@@ -48,13 +59,56 @@ async fn what_was_asked_for_when_the_leader_is_stopped_is_written_before_the_nex
     assert!(scene.instance.is_valid(&token));
     until_it_leads(&standby).await;
     eventually("the next one has looked at the resource", async || {
-        let looked = "snowcred_reconciles_total{outcome=\"Synced\"}";
-        standby.metrics().contains(looked).then_some(())
+        reconciles(&standby).into_iter().next()
     })
     .await;
     assert_eq!(writes(&standby), "snowcred_secret_writes_total 0");
     assert_eq!(scene.token("itsm").await, Some(token));
     assert_eq!(scene.instance.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn a_handover_of_a_fleet_asks_for_nothing_and_writes_nothing() {
+    let (scene, mut leader) = led(1800).await;
+    let standby = Operator::start(&replica(&scene)).await;
+    for number in 1..20 {
+        scene.create(&format!("itsm-{number}"), scene.spec()).await;
+    }
+    for number in 1..20 {
+        scene.await_synced(&format!("itsm-{number}")).await;
+    }
+    let secrets = scene.secrets().list(&ListParams::default()).await.unwrap();
+    leader.stop().await;
+    until_it_leads(&standby).await;
+    eventually("the next one has looked at all", async || {
+        let looked = reconciles(&standby);
+        assert!(
+            looked.iter().all(|(outcome, _)| outcome == "Synced"),
+            "{looked:?}"
+        );
+        (looked.first()?.1 >= 20).then_some(())
+    })
+    .await;
+    assert_eq!(writes(&standby), "snowcred_secret_writes_total 0");
+    let after = scene.secrets().list(&ListParams::default()).await.unwrap();
+    assert_eq!(after.items, secrets.items);
+    assert_eq!(scene.instance.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn the_series_of_a_resource_are_gone_from_a_standby_too_when_the_resource_goes() {
+    let (scene, _leader) = led(1800).await;
+    let standby = Operator::start(&replica(&scene)).await;
+    let series = format!("{{namespace=\"{}\",name=\"itsm\"}}", scene.namespace);
+    eventually("the standby knows it", async || {
+        standby.metrics().contains(&series).then_some(())
+    })
+    .await;
+    scene.delete("itsm").await;
+    eventually("the standby has forgotten it", async || {
+        (!standby.metrics().contains(&series)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -221,7 +275,7 @@ async fn an_api_server_that_hangs_ends_the_leader_in_time_and_the_standby_leads_
     };
     let mut leader = Operator::start(&options).await;
     until_it_leads(&leader).await;
-    let standby = Operator::start(&options).await;
+    let mut standby = Operator::start(&options).await;
     cluster.pause(Server::ApiServer);
     let ended = leader.ended().await;
     assert_eq!(ended.code(), Some(1));
@@ -233,4 +287,14 @@ async fn an_api_server_that_hangs_ends_the_leader_in_time_and_the_standby_leads_
     assert_eq!(standby.get("/livez").unwrap().0, 200);
     cluster.resume(Server::ApiServer);
     until_it_leads(&standby).await;
+    // It cannot give the Lease back now, and does not try for long.
+    cluster.pause(Server::ApiServer);
+    let (ended, took) = standby.stop().await;
+    assert!(ended.unwrap().success());
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    let log = standby.log();
+    assert!(
+        log.contains("the Lease was not given back in time"),
+        "{log}"
+    );
 }
