@@ -71,6 +71,20 @@ fn controller(clock: Arc<dyn Clock>, fence: Fence) -> Arc<Controller> {
     Controller::new(parts, policy, scope, bounds)
 }
 
+fn credential(name: &Name) -> Credential {
+    Credential {
+        name: name.clone(),
+        uid: "uid".to_owned(),
+        generation: 1,
+        resource_version: "1".to_owned(),
+        created_at: Timestamp::UNIX_EPOCH,
+        deleting: false,
+        renew_request: None,
+        spec: Ok(ServiceNowCredentialSpec::default().into()),
+        status: Default::default(),
+    }
+}
+
 #[tokio::test]
 async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
     let controller = controller(Arc::new(Trap(AtomicBool::new(false))), Fence::open());
@@ -79,17 +93,7 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
     controller.with_core(|core| {
         core.all_listed();
         core.lead();
-        core.store.apply(Credential {
-            name: name.clone(),
-            uid: "uid".to_owned(),
-            generation: 1,
-            resource_version: "1".to_owned(),
-            created_at: epoch,
-            deleting: false,
-            renew_request: None,
-            spec: Ok(ServiceNowCredentialSpec::default().into()),
-            status: Default::default(),
-        });
+        core.store.apply(credential(&name));
         core.queue.wake(&name, Urgency::New);
         assert_eq!(core.take(epoch).as_ref(), Some(&name));
     });
@@ -133,4 +137,23 @@ async fn asks(fence: Fence) -> bool {
 async fn who_leads_no_more_asks_for_no_token() {
     assert!(asks(Fence::open()).await);
     assert!(!asks(Fence::closed()).await);
+}
+
+#[tokio::test]
+async fn a_standby_that_begins_to_lead_looks_at_all_that_is_there_and_at_nothing_that_is_gone() {
+    let controller = controller(Arc::new(SystemClock), Fence::closed());
+    let (here, gone) = (Name::new("team-a", "here"), Name::new("team-a", "gone"));
+    controller.with_core(|core| {
+        core.all_listed();
+        for name in [&here, &gone] {
+            let woken = core.store.apply(credential(name));
+            core.wake(woken);
+        }
+        let woken = core.store.remove(&gone);
+        core.wake(woken);
+        assert_eq!(core.take(Timestamp::UNIX_EPOCH), None, "it stands by");
+        core.lead();
+        assert_eq!(core.take(Timestamp::UNIX_EPOCH), Some(here));
+        assert_eq!(core.take(Timestamp::UNIX_EPOCH), None);
+    });
 }
