@@ -112,9 +112,11 @@ impl Core {
         self.listed
     }
 
-    /// This replica leads: work begins once all lists are complete.
+    /// This replica leads: work begins once all lists are complete, with all that is known.
     pub fn lead(&mut self) {
         self.leading = true;
+        let all = self.store.all();
+        self.wake(all.iter().map(|credential| credential.name.clone()));
     }
 
     fn is_working(&self) -> bool {
@@ -186,9 +188,9 @@ impl Core {
         self.queue.finish(name);
     }
 
-    /// Wakes resources.
+    /// Wakes resources. A standby keeps no list of them: it may stand by for months.
     pub fn wake(&mut self, names: impl IntoIterator<Item = Name>) {
-        for name in names {
+        for name in names.into_iter().filter(|_| self.leading) {
             let urgency = self.urgency(&name);
             self.queue.wake(&name, urgency);
         }

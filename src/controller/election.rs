@@ -65,6 +65,8 @@ impl Election {
         let holder = holder.filter(|holder| !holder.is_empty());
         if holder == Some(&*self.identity) {
             return Standing::Ours(LeaseSpec {
+                // Whatever somebody may have made of it: it is what the fence goes by.
+                lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
                 renew_time: Some(MicroTime(wall)),
                 ..spec.cloned().unwrap_or_default()
             });
@@ -180,6 +182,25 @@ mod tests {
         assert_eq!(b.judge(Some(&renewed), later, wall(14)), held_by("a"));
         let later = now + seconds(28);
         assert_eq!(b.judge(Some(&renewed), later, wall(28)), held_by("a"));
+    }
+
+    #[test]
+    fn a_duration_that_somebody_shortened_is_set_right_by_the_next_renewal() {
+        let now = Instant::now();
+        let mut a = Election::new("a".to_owned());
+        let taken = taken(a.judge(None, now, wall(0)));
+        let shortened = lease(LeaseSpec {
+            lease_duration_seconds: Some(1),
+            ..taken.clone()
+        });
+        let renewed = LeaseSpec {
+            renew_time: Some(MicroTime(wall(2))),
+            ..taken
+        };
+        assert_eq!(
+            a.judge(Some(&shortened), now, wall(2)),
+            Standing::Ours(renewed)
+        );
     }
 
     #[test]

@@ -93,16 +93,23 @@ impl Controller {
             self.metrics
                 .set_status(&credential.name, &credential.status);
         }
-        let woken = self.with_core(|core| match event {
-            Event::Apply(credential) => core.store.apply(credential),
-            Event::Delete(credential) => core.store.remove(&credential.name),
-            Event::Init => {
-                *relist = core.store.begin_relist(namespace);
-                Vec::new()
-            }
-            Event::InitApply(credential) => core.store.listed(relist, credential),
-            Event::InitDone => core.store.end_relist(relist),
+        let (woken, gone) = self.with_core(|core| {
+            let woken = match event {
+                Event::Apply(credential) => core.store.apply(credential),
+                Event::Delete(credential) => core.store.remove(&credential.name),
+                Event::Init => {
+                    *relist = core.store.begin_relist(namespace);
+                    Vec::new()
+                }
+                Event::InitApply(credential) => core.store.listed(relist, credential),
+                Event::InitDone => core.store.end_relist(relist),
+            };
+            let mut gone = woken.clone();
+            gone.retain(|name| core.store.get(name).is_none());
+            (woken, gone)
         });
+        // A standby shows series too, and reconciles nothing that would end them.
+        gone.iter().for_each(|name| self.metrics.remove(name));
         self.wake(woken);
     }
 

@@ -1,4 +1,5 @@
-//! What the real API cannot be made to do: a bug of our own.
+//! What the real API cannot be made to do: a bug of our own, and a deadline that passes at a chosen
+//! moment.
 
 use std::{
     convert::Infallible,
@@ -11,14 +12,16 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{Client, client::Body};
+use tokio::net::TcpListener;
+use zeroize::Zeroizing;
 
 use super::{Bounds, Controller, Parts, Scope};
 use crate::{
-    Clock,
-    api::{AllowedHosts, ServiceNowCredentialSpec},
+    Clock, SystemClock,
+    api::{AllowedHosts, ClientAuthentication, Instance, ServiceNowCredentialSpec},
     decide::{Credential, Name, observed::Policy},
     kubernetes::{Cluster, Fence},
-    servicenow::{TokenEndpoint, Urgency},
+    servicenow::{SharingKey, TokenEndpoint, Urgency},
     telemetry::{Health, Metrics},
 };
 
@@ -41,15 +44,15 @@ fn refusing() -> Client {
     Client::new(service, "default")
 }
 
-#[tokio::test]
-async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
+/// A controller at an API that refuses everything, with one resource at a time.
+fn controller(clock: Arc<dyn Clock>, fence: Fence) -> Arc<Controller> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = refusing();
     let parts = Parts {
-        cluster: Cluster::new(client.clone(), "test".to_owned(), Fence::open()),
+        cluster: Cluster::new(client.clone(), "test".to_owned(), fence),
         client,
         endpoint: TokenEndpoint::new(Duration::from_secs(1)).unwrap(),
-        clock: Arc::new(Trap(AtomicBool::new(false))),
+        clock,
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(Health::default()),
     };
@@ -65,23 +68,32 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
         concurrency: 1,
         instance_concurrency: 1,
     };
-    let controller = Controller::new(parts, policy, scope, bounds);
+    Controller::new(parts, policy, scope, bounds)
+}
+
+fn credential(name: &Name) -> Credential {
+    Credential {
+        name: name.clone(),
+        uid: "uid".to_owned(),
+        generation: 1,
+        resource_version: "1".to_owned(),
+        created_at: Timestamp::UNIX_EPOCH,
+        deleting: false,
+        renew_request: None,
+        spec: Ok(ServiceNowCredentialSpec::default().into()),
+        status: Default::default(),
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
+    let controller = controller(Arc::new(Trap(AtomicBool::new(false))), Fence::open());
     let name = Name::new("team-a", "itsm");
     let epoch = Timestamp::UNIX_EPOCH;
     controller.with_core(|core| {
         core.all_listed();
         core.lead();
-        core.store.apply(Credential {
-            name: name.clone(),
-            uid: "uid".to_owned(),
-            generation: 1,
-            resource_version: "1".to_owned(),
-            created_at: epoch,
-            deleting: false,
-            renew_request: None,
-            spec: Ok(ServiceNowCredentialSpec::default().into()),
-            status: Default::default(),
-        });
+        core.store.apply(credential(&name));
         core.queue.wake(&name, Urgency::New);
         assert_eq!(core.take(epoch).as_ref(), Some(&name));
     });
@@ -99,4 +111,49 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
         metrics.contains("reconciles_total{outcome=\"InternalError\"} 1"),
         "{metrics}"
     );
+}
+
+/// Asks for a token behind this fence; returns whether an instance was connected to.
+async fn asks(fence: Fence) -> bool {
+    let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", instance.local_addr().unwrap());
+    let key = Arc::new(SharingKey::client_credentials(
+        &Instance::parse(&origin).unwrap(),
+        ClientAuthentication::Basic,
+        Zeroizing::new("id".to_owned()),
+        Zeroizing::new("secret".to_owned()),
+        &[],
+    ));
+    let controller = controller(Arc::new(SystemClock), fence);
+    let mut connected = std::pin::pin!(instance.accept());
+    tokio::select! {
+        biased;
+        _ = &mut connected => true,
+        () = controller.exchange(&key) => false,
+    }
+}
+
+#[tokio::test]
+async fn who_leads_no_more_asks_for_no_token() {
+    assert!(asks(Fence::open()).await);
+    assert!(!asks(Fence::closed()).await);
+}
+
+#[tokio::test]
+async fn a_standby_that_begins_to_lead_looks_at_all_that_is_there_and_at_nothing_that_is_gone() {
+    let controller = controller(Arc::new(SystemClock), Fence::closed());
+    let (here, gone) = (Name::new("team-a", "here"), Name::new("team-a", "gone"));
+    controller.with_core(|core| {
+        core.all_listed();
+        for name in [&here, &gone] {
+            let woken = core.store.apply(credential(name));
+            core.wake(woken);
+        }
+        let woken = core.store.remove(&gone);
+        core.wake(woken);
+        assert_eq!(core.take(Timestamp::UNIX_EPOCH), None, "it stands by");
+        core.lead();
+        assert_eq!(core.take(Timestamp::UNIX_EPOCH), Some(here));
+        assert_eq!(core.take(Timestamp::UNIX_EPOCH), None);
+    });
 }

@@ -4,6 +4,8 @@ mod act;
 mod client_secret;
 mod connect;
 mod error;
+#[cfg(test)]
+mod fence_tests;
 mod lease;
 mod store;
 #[cfg(test)]

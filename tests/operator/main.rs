@@ -12,6 +12,7 @@ mod support;
 mod bad_days;
 mod client;
 mod first_token;
+mod handover;
 mod leadership;
 mod process;
 mod proxy;
