@@ -5,17 +5,21 @@ CARGO ?= cargo
 LOCKED := --locked
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
-# Every file and folder of tests/ is a test of the operator; testkit has two of its own. They are
+# Every file and folder of tests/ is a test of the operator; testkit and simulation have their own. They are
 # named one by one, and not by package, so that all are built with the same features, once.
 OPERATOR_TESTS := $(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
                          $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)))
 TESTKIT_TESTS := $(sort $(patsubst testkit/tests/%.rs,%,$(wildcard testkit/tests/*.rs)) \
                         $(patsubst testkit/tests/%/main.rs,%,$(wildcard testkit/tests/*/main.rs)))
 SIMULATOR_TESTS := simulator
+SIMULATION_TESTS := $(sort $(patsubst simulation/tests/%.rs,%,$(wildcard simulation/tests/*.rs)))
+# make sim runs so many seeds of so many days each, with a hundred resources.
+SEEDS ?= 100
+DAYS ?= 3.65
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tools generate fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
+.PHONY: help demo test sim tools generate fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,8 +31,9 @@ demo: tools ## Show the operator at work: a real Kubernetes API, a simulated Ser
 
 test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: format, lints, unit tests, simulator, real control plane
 	@echo "make test does, in this order:"
-	@echo "  1. the format          3. unit and documentation tests   5. the Kubernetes programs, if they are not"
-	@echo "  2. the lints           4. tests against the simulator       there yet (about 10 minutes, once)"
+	@echo "  1. the format          3. unit and documentation tests,  5. the Kubernetes programs, if they are not"
+	@echo "  2. the lints              seeds of the simulation           there yet (about 10 minutes, once)"
+	@echo "                         4. tests against the simulator"
 	@echo "  6. tests against the real control plane: $(CLUSTER_TESTS)"
 	@echo "A first run compiles all dependencies as well."
 	@echo "== 1/6 format"
@@ -38,6 +43,7 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 	@echo "== 3/6 unit and documentation tests"
 	$(CARGO) test $(LOCKED) --workspace --lib --bins
 	$(CARGO) test $(LOCKED) --workspace --doc
+	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(SIMULATION_TESTS))
 	@echo "== 4/6 tests against the simulator"
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(SIMULATOR_TESTS))
 	@echo "== 5/6 the Kubernetes programs"
@@ -46,6 +52,9 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 	@echo "== 6/6 tests against the real control plane"
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CLUSTER_TESTS))
 	@echo "== everything passed"
+
+sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: make sim SEEDS=100 DAYS=3.65
+	$(CARGO) run $(LOCKED) --profile fast -p simulation -- --seeds $(SEEDS) --days $(DAYS)
 
 tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and kubectl, once
 	@$(TARGET)/control-plane --build-only >/dev/null

@@ -445,3 +445,58 @@ fn what_an_operator_with_a_clock_ahead_has_written_is_asked_for_anew() {
     world.run_until(1000 - 3600);
     assert_eq!(world.requests.len(), 2, "once");
 }
+
+#[test]
+fn a_kept_token_is_not_asked_for_again_when_the_status_that_says_so_cannot_be_written() {
+    let mut world = World::with(&["a"]);
+    world.answer = Box::new(|_, now| {
+        let left = 1800 - now.duration_since(at(0)).as_secs();
+        (SignedDuration::from_millis(100), good("kept", left))
+    });
+    world.run_until(100);
+    world.statuses_fail = true;
+    // It is due, and turns out to be kept; the status is tried again and again.
+    world.run_until(1700);
+    assert_eq!(world.requests.len(), 2);
+    world.run_until(1799);
+    assert_eq!(world.requests.len(), 2, "nothing before its expiry");
+    world.run_until(1801);
+    assert!(world.requests.len() > 2);
+}
+
+#[test]
+fn a_target_that_is_renamed_twice_while_the_instance_limits_leaves_nothing_behind() {
+    let mut world = World::with(&["a"]);
+    world.run_until(100);
+    let limited =
+        || Failure::new(Reason::RateLimited, "later").with_retry_after(Some(seconds(900)));
+    world.answer = Box::new(move |_, _| (SignedDuration::from_millis(100), Err(limited())));
+    // Its token is due and cannot be renewed.
+    world.run_until(1250);
+    assert_eq!(world.synced("a"), is("False", Reason::RateLimited));
+    // Somebody else's Secret is in the way for a while.
+    let newest = world.next_version().parse().unwrap();
+    let foreign = foreign_secret(version("foreign-uid", newest));
+    world.secrets.insert(Name::new("team-a", "second"), foreign);
+    let rename = |world: &mut World, target: &str| {
+        world.change("a", |spec| {
+            spec.target.get_or_insert_default().name = Some(target.to_owned());
+        });
+    };
+    rename(&mut world, "second");
+    world.run_until(1260);
+    assert_eq!(world.synced("a"), is("False", Reason::TargetConflict));
+    world.meddle("second", |_| false);
+    world.run_until(1270);
+    let secrets = |world: &World| -> Vec<_> {
+        world
+            .secrets
+            .keys()
+            .map(|name| name.name.to_string())
+            .collect()
+    };
+    assert_eq!(secrets(&world), ["second"], "the token at hand moves along");
+    rename(&mut world, "third");
+    world.run_until(1280);
+    assert_eq!(secrets(&world), ["third"]);
+}
