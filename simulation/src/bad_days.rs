@@ -432,13 +432,9 @@ impl Run {
         };
         let expiry = self.instances[issued.instance].expiry(issued);
         let mode = self.instances[issued.instance].mode;
-        if expiry > self.now {
-            let allowance = if mode == Mode::ReuseRemaining {
-                10 * SECOND
-            } else {
-                0
-            };
-            self.check_after(expiry - self.now + allowance, secret);
+        let allowance = allowance(mode);
+        if expiry + allowance > self.now {
+            self.check_after(expiry + allowance - self.now, secret);
             return Ok(());
         }
         self.statistics.stalest = self.statistics.stalest.max(self.now - expiry);
@@ -544,11 +540,7 @@ impl Run {
                 .get("token")
                 .and_then(|token| Issued::read(token));
             let valid = issued.is_some_and(|issued| {
-                let slack = if self.instances[issued.instance].mode == Mode::ReuseRemaining {
-                    10 * SECOND
-                } else {
-                    0
-                };
+                let slack = allowance(self.instances[issued.instance].mode);
                 self.instances[issued.instance].expiry(issued) + slack > self.now
             });
             if !valid {
@@ -635,6 +627,15 @@ impl Run {
             token.is_none_or(|token| self.since(token.renewal_time.0) > -wait - 3 * SECOND)
         });
         due.count() as u64
+    }
+}
+
+/// At an instance that keeps tokens until they expire, the gap is a request and a write, behind
+/// those whose tokens expire at the same moment; elsewhere there is none.
+pub(crate) fn allowance(mode: Mode) -> Micros {
+    match mode {
+        Mode::ReuseRemaining => 10 * SECOND,
+        Mode::ReuseSlide | Mode::AlwaysNew => 0,
     }
 }
 

@@ -18,8 +18,9 @@ use servicenow_credential_operator::{
 use zeroize::Zeroizing;
 
 use crate::{
+    bad_days::allowance,
     cluster::{name, writer},
-    instance::{Issued, Mode},
+    instance::Issued,
     promises::{Broken, Client, Good},
     run::{Call, Done, Event, Fate, Landing, Outcome, Run, Sent, TIME_OUT, Tamper},
     time::{MINUTE, Micros, SECOND, true_time},
@@ -396,8 +397,7 @@ impl Run {
             // Garbage collection finds that its owner is gone.
             self.after(5 * SECOND, Event::Collect(secret.clone(), owner));
         }
-        let kept = self.instances[now.instance].mode == Mode::ReuseRemaining;
-        let allowance = if kept { KEPT_GAP } else { 0 };
+        let allowance = allowance(self.instances[now.instance].mode);
         self.check_after(expiry - self.now + allowance, secret);
         Ok(())
     }
@@ -462,7 +462,3 @@ impl Run {
         self.now - true_time(told, self.offset)
     }
 }
-
-/// At an instance that keeps tokens until they expire, the gap is a request and a write, behind
-/// those whose tokens expire at the same moment.
-const KEPT_GAP: Micros = 10 * SECOND;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sha2::{Digest, Sha256};
 
-use super::{Failure, ownership::TargetObject};
+use super::{Class, Failure, ownership::TargetObject};
 use crate::{
     api::{
         AllowedHosts, FailureStatus, Instance, InstanceError, ServiceNowCredentialSpec,
@@ -197,6 +197,9 @@ pub struct Memory {
     pub basis: Option<Basis>,
     /// The last failure: waiting is not written each time.
     pub failure: Option<Remembered>,
+    /// The last failure that the instance was the cause of, and how many in a row: what the cluster
+    /// comes to meanwhile does not make it the first again.
+    pub shared: Option<(Class, u32)>,
     /// The value of the renew annotation, and when it was first seen.
     pub renew_request: Option<(String, Timestamp)>,
     /// When the target was put back, of late.

@@ -258,6 +258,12 @@ fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
     end.wake = record.retry_time.as_ref().map(|at| at.0);
     end.wake_at_expiry();
     end.memory.failure = Some(remembered(v, record.clone()));
+    let class = failure.class();
+    end.memory.shared = if class.is_shared() {
+        Some((class, record.count))
+    } else {
+        v.last_shared()
+    };
     let quiet =
         v.o.credential
             .status

@@ -38,6 +38,7 @@ pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Se
     }
     end.status.failure = None;
     end.memory.failure = None;
+    end.memory.shared = None;
     end.memory.judged_target = None;
     end.memory.basis = Some(v.basis);
     let trimmed = match fresh {

@@ -249,6 +249,15 @@ impl<'a> View<'a> {
         remembered.or(self.o.credential.status.failure.as_ref())
     }
 
+    /// The last failure that the instance was the cause of, and how many in a row.
+    pub(super) fn last_shared(&self) -> Option<(Class, u32)> {
+        let last = self.last_failure().and_then(|failure| {
+            let class = class_of(failure.reason.parse().ok()?);
+            class.is_shared().then_some((class, failure.count))
+        });
+        last.or(self.o.memory.shared)
+    }
+
     /// The failure whose wait is not over, as long as it stands for the same spec and client.
     pub(super) fn wait(&self) -> Option<&FailureStatus> {
         let failure = self.last_failure()?;
@@ -426,10 +435,6 @@ impl<'a> View<'a> {
                 validity: validity_of(token),
             })
         });
-        let failures = self.last_failure().and_then(|failure| {
-            let class = class_of(failure.reason.parse().ok()?);
-            class.is_shared().then_some((class, failure.count))
-        });
         let same = !self.forced && self.basis_is_recorded() && self.client_is_as_recorded();
         // That it is kept may not be on record yet.
         let held = exchange.held.as_ref().filter(|held| held.kept);
@@ -442,7 +447,8 @@ impl<'a> View<'a> {
             known,
             not_before: kept.map(|token| token.expires_at.0),
             good_before: self.token.is_some() && self.client_is_as_recorded(),
-            failures,
+            // Another client begins anew.
+            failures: self.last_shared().filter(|_| self.client_is_as_recorded()),
             forced: self.forced,
         }
     }

@@ -4,7 +4,7 @@ use super::scene::*;
 use crate::{
     api::{Reason, condition},
     decide::{Class, Failure, Outcome, Seen, Transition, observed::WriteOutcome},
-    servicenow::SharedFailure,
+    servicenow::{Exchange, SharedFailure},
 };
 
 /// A renewal that was due at second 1200 was refused for the `count`th time at `when`.
@@ -333,4 +333,24 @@ fn a_bug_is_said_backed_off_and_left_behind() {
     assert_eq!(scene.end().wake, Some(at(2)));
     let scene = scene.at(2).reads_client().ended();
     assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
+}
+
+#[test]
+fn a_refusal_is_not_the_first_again_for_what_the_cluster_comes_to_meanwhile() {
+    let scene = refused(5, 1200, 1680).ended().restarted().at(1700);
+    // The API server does not give the client Secret.
+    let mut scene = scene;
+    scene.client = Some(Err(Failure::new(Reason::InternalError, "not now")));
+    let scene = scene.ended().at(1750);
+    assert_eq!(scene.synced_state(), is("False", Reason::InternalError));
+    let wish = scene.reads_client().asks();
+    assert_eq!(wish.failures, Some((Class::Refused, 5)));
+}
+
+#[test]
+fn another_client_begins_anew() {
+    let scene = refused(5, 1200, 1680).ended().client_changed(11);
+    let mut scene = scene.at(1300).reads_client();
+    scene.exchange = Exchange::default();
+    assert_eq!(scene.asks().failures, None);
 }
