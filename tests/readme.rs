@@ -186,3 +186,39 @@ fn documents() -> Vec<PathBuf> {
     assert!(documents.len() > 3, "{documents:?}");
     documents
 }
+
+/// The text of every source file under a folder.
+fn sources(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path).expect("a source file");
+        }
+    }
+    text
+}
+
+#[test]
+fn every_test_that_the_page_on_reliability_names_exists() {
+    let page = fs::read_to_string(repository().join("docs/reliability.md")).expect("the page");
+    let folders = ["src", "tests", "simulation", "testkit"];
+    let sources: String = folders
+        .map(|folder| sources(&repository().join(folder)))
+        .concat();
+    let table = page.lines().filter(|line| line.starts_with('|'));
+    let named: BTreeSet<_> = table
+        .flat_map(|row| row.split('`').skip(1).step_by(2))
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        let exists = if name.contains('/') {
+            repository().join(name).exists()
+        } else {
+            sources.contains(&format!("fn {name}("))
+        };
+        assert!(exists, "{name} does not exist");
+    }
+}

@@ -397,7 +397,9 @@ impl Run {
         self.operators[index] = None;
         self.epochs[index] += 1;
         self.statistics.kills += 1;
-        self.promises.give_all(self.plan.sharing);
+        // What could not be written before it died is not remembered.
+        let unwritten = self.promises.everything.until() > self.now;
+        self.promises.give_all(self.plan.sharing || unwritten);
         if led {
             if !std::mem::replace(&mut self.leaderless, true) {
                 self.promises.everything.begin();
