@@ -551,15 +551,18 @@ impl Run {
                 return Ok(());
             };
             active.credential = operator.core.subject(&active.name, &active.round);
+            if self.trace.is_some() {
+                let line = format!("{} {}", active.name, brief(&step));
+                self.note(|| line);
+            }
+            let Some(operator) = self.operator(index, epoch) else {
+                return Ok(());
+            };
             if let Step::Ask(wish) = step {
                 let name = active.name.clone();
                 operator.core.ask(&name, &mut active.round, *wish, now);
                 operator.rounds[slot] = Some(active);
                 continue;
-            }
-            if self.trace.is_some() {
-                let line = format!("{} {}", active.name, brief(&step));
-                self.note(|| line);
             }
             let (wait, fate) = self.fate();
             let call = match step {

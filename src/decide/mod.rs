@@ -125,6 +125,7 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
     let v = v.with_renewal_time_fit();
     target_is_free(&v)?;
     client_exists(&v)?;
+    write_has_not_failed(&v)?;
     let v = with_target_read(v)?;
     if !v.needs_token() {
         return Ok(finish(&v, None));
@@ -248,6 +249,15 @@ pub(crate) fn client_secret_missing(spec: &ServiceNowCredentialSpec, namespace: 
     )
 }
 
+/// The write of this round has not failed. One that has is tried again later, with what is at hand
+/// then: nothing is read or asked for meanwhile.
+fn write_has_not_failed(v: &View<'_>) -> Result<(), Step> {
+    match v.o.written {
+        Some((_, WriteOutcome::Failed(failure))) => Err(settle::failed_alone(v, failure).into()),
+        _ => Ok(()),
+    }
+}
+
 /// The target is as it was left, or it is known what became of it and that it is ours.
 fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
     if v.has_written() || v.target_is_as_recorded() {
@@ -354,11 +364,8 @@ fn old_token_is_put_back(
 fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(), Step> {
     match v.o.written {
         Some((_, WriteOutcome::Done(_))) => return Ok(()),
-        Some((_, WriteOutcome::Failed(failure))) => {
-            return Err(settle::failed_alone(v, failure).into());
-        }
         Some((_, WriteOutcome::Changed)) if v.o.target.is_none() => return Err(Step::ReadTarget),
-        Some((_, WriteOutcome::Changed)) | None => {}
+        Some((_, WriteOutcome::Changed | WriteOutcome::Failed(_))) | None => {}
     }
     let data = v
         .render(client, held)

@@ -354,3 +354,16 @@ fn another_client_begins_anew() {
     scene.exchange = Exchange::default();
     assert_eq!(scene.asks().failures, None);
 }
+
+#[test]
+fn a_round_whose_write_has_failed_asks_for_nothing_more() {
+    // The token is at hand when the write begins, and due when it has failed.
+    let scene = Scene::new()
+        .reads_client()
+        .holding(held("first", 0, 10))
+        .at(1);
+    scene.writes();
+    let failure = Failure::new(Reason::InternalError, "not now");
+    let end = scene.at(9).write_ended(WriteOutcome::Failed(failure)).end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::InternalError));
+}
