@@ -6,6 +6,8 @@ mod broker;
 #[cfg(test)]
 mod broker_tests;
 mod exchange;
+#[cfg(test)]
+mod hostile_tests;
 mod http;
 mod key;
 mod key_state;

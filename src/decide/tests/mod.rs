@@ -2,6 +2,7 @@
 
 mod conditions;
 mod failures;
+mod hostile;
 mod months;
 mod objects;
 mod operating;
