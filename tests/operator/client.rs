@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::json;
-use testkit::servicenow;
+use testkit::{operator::Operator, servicenow};
 
 use crate::support::{CLIENT, CLIENT_ID, CLIENT_SECRET, Scene, eventually, version};
 
@@ -235,4 +235,26 @@ async fn a_refusal_is_remembered_across_a_restart() {
     })
     .await;
     assert_eq!(scene.instance.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn a_namespace_that_knows_a_clients_id_but_not_its_secret_gets_nothing_and_harms_nobody() {
+    let (owner, stranger) = (Scene::new(LONG).await, Scene::new(LONG).await);
+    let mut options = owner.options(&[]);
+    options
+        .arguments
+        .retain(|argument| !argument.starts_with("--watch-namespaces"));
+    let both = format!("{},{}", owner.namespace, stranger.namespace);
+    options.arguments.push(format!("--watch-namespaces={both}"));
+    let _operator = Operator::start(&options).await;
+    owner.create("itsm", owner.spec()).await;
+    let first = owner.await_synced("itsm").await;
+    stranger.put_client_secret(CLIENT_ID, "guessed").await;
+    stranger.create("itsm", owner.spec()).await;
+    stranger.await_failure("itsm", "AccessDenied").await;
+    assert_eq!(stranger.secret("itsm").await, None);
+    // The refusal is the stranger's own: the owner is served as before.
+    owner.renew("itsm", "now").await;
+    assert_ne!(owner.await_synced("itsm").await, first);
+    assert_eq!(stranger.secret("itsm").await, None);
 }

@@ -500,3 +500,14 @@ fn a_target_that_is_renamed_twice_while_the_instance_limits_leaves_nothing_behin
     world.run_until(1280);
     assert_eq!(secrets(&world), ["third"]);
 }
+
+#[test]
+fn a_thousand_resources_with_one_client_cost_one_request() {
+    let names: Vec<_> = (0..1000).map(|number| format!("r{number}")).collect();
+    let mut world = World::with(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for second in 1..60 {
+        world.run_until(second);
+    }
+    assert_eq!(world.requests.len(), 1);
+    assert_eq!((world.secret_writes, world.status_writes), (1000, 1000));
+}
