@@ -7,21 +7,25 @@
 //! | [`cluster`] | resources and Secrets as the API server keeps them |
 //! | [`instance`] | what an instance answers, in each token mode and on bad days |
 //! | [`operator`] | one replica, driven as the controller drives it |
-//! | [`run`] | the heap of events, and one turn of the operator's loop |
+//! | [`run`] | the state of a run, and the heap of its events |
+//! | `turn` | one turn of the operator's loop, and the steps of its reconciles |
 //! | `wire` | calls and requests on their way |
-//! | `bad_days` | what befalls the fleet, and how all is well in the end |
+//! | `bad_days` | what befalls the fleet, and for how long that excuses the operator |
+//! | `ending` | how all becomes well in the end, and stays so |
 //! | [`promises`] | what is promised, and what excuses the operator for how long |
 //!
 //! The same seed is the same run: nothing but the seed is random, and no clock is read.
 
 mod bad_days;
 pub mod cluster;
+mod ending;
 pub mod instance;
 pub mod operator;
 pub mod plan;
 pub mod promises;
 pub mod run;
 pub mod time;
+mod turn;
 mod wire;
 
 pub use plan::Size;
