@@ -16,10 +16,12 @@ SIMULATION_TESTS := $(sort $(patsubst simulation/tests/%.rs,%,$(wildcard simulat
 # make sim runs so many seeds of so many days each, with a hundred resources.
 SEEDS ?= 100
 DAYS ?= 3.65
+# make soak lasts so many minutes, and a sixth more for tokens that are kept.
+MINUTES ?= 30
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim tools generate fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
+.PHONY: help demo test sim soak tools generate fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +57,9 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 
 sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: make sim SEEDS=100 DAYS=3.65
 	$(CARGO) run $(LOCKED) --profile fast -p simulation -- --seeds $(SEEDS) --days $(DAYS)
+
+soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through random faults: make soak MINUTES=30
+	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --profile fast --workspace --test soak -- --nocapture --test-threads=1
 
 tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and kubectl, once
 	@$(TARGET)/control-plane --build-only >/dev/null

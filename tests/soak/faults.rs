@@ -1,0 +1,270 @@
+//! Random faults of everything around a fleet, one after the other.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use kube::api::{DeleteParams, ListParams};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use testkit::{
+    cluster::Server,
+    operator::Operator,
+    servicenow::{ExpiresIn, Fault, RetryAfter, TokenMode},
+};
+
+use crate::{
+    Size,
+    fleet::{Fleet, Member},
+    ledger::Window,
+    readers::{Book, Reads, read_journals, watch_secrets, work},
+    support::{condition, eventually},
+    verdict::judge,
+};
+
+/// How many use the Secrets.
+const WORKLOADS: usize = 3;
+/// How many members a fault of single members befalls.
+const FEW: usize = 5;
+/// The request that hangs when a fault ends is given up only then.
+const REQUEST_TIMEOUT: SignedDuration = SignedDuration::from_secs(2);
+
+/// What may happen.
+#[derive(Clone, Debug)]
+enum Trouble {
+    OperatorKilled,
+    OperatorStopped,
+    OperatorPaused,
+    ServerKilled(Server),
+    ServerPaused(Server),
+    Instance(usize, Fault),
+    InstanceDown(usize),
+    RefusedOnce(usize),
+    ClientsRotated,
+    SecretsDeleted,
+}
+
+impl Trouble {
+    fn drawn(random: &mut StdRng, instances: usize) -> Self {
+        let instance = random.random_range(0..instances);
+        match random.random_range(0..14) {
+            0 | 1 => Self::OperatorKilled,
+            2 => Self::OperatorStopped,
+            3 => Self::OperatorPaused,
+            4 => Self::ServerKilled(Server::ApiServer),
+            5 => Self::ServerPaused(Server::ApiServer),
+            6 => Self::ServerPaused(Server::Etcd),
+            7..=9 => Self::Instance(instance, bad_day(random)),
+            10 => Self::InstanceDown(instance),
+            11 => Self::RefusedOnce(instance),
+            12 => Self::ClientsRotated,
+            _ => Self::SecretsDeleted,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::OperatorKilled => "operator killed".to_owned(),
+            Self::OperatorStopped => "operator stopped".to_owned(),
+            Self::OperatorPaused => "operator paused".to_owned(),
+            Self::ServerKilled(server) => format!("{server} killed"),
+            Self::ServerPaused(server) => format!("{server} paused"),
+            Self::Instance(_, fault) => {
+                let text = format!("{fault:?}");
+                let end = text.find([' ', '(', '{']).unwrap_or(text.len());
+                format!("instance: {}", &text[..end])
+            }
+            Self::InstanceDown(_) => "instance: down".to_owned(),
+            Self::RefusedOnce(_) => "clients refused once".to_owned(),
+            Self::ClientsRotated => "clients rotated".to_owned(),
+            Self::SecretsDeleted => "target Secrets deleted".to_owned(),
+        }
+    }
+}
+
+fn bad_day(random: &mut StdRng) -> Fault {
+    let days = [
+        Fault::HibernationPage,
+        Fault::LoginPage,
+        Fault::BadGateway,
+        Fault::Maintenance,
+        Fault::RateLimited {
+            retry_after: Some(RetryAfter::Seconds(2)),
+        },
+        Fault::RateLimited {
+            retry_after: Some(RetryAfter::HttpDate(Duration::from_secs(2))),
+        },
+        Fault::Hang,
+        Fault::Reset,
+        Fault::TruncatedJson,
+        Fault::TruncatedBody,
+        Fault::HugeBody(1 << 20),
+        Fault::NoAccessToken,
+        Fault::ExpiresIn(ExpiresIn::Missing),
+        Fault::TokenType("mac".to_owned()),
+        Fault::Redirect {
+            location: "https://evil.example/".to_owned(),
+        },
+        Fault::Delay(Duration::from_millis(800)),
+    ];
+    days.choose(random).unwrap().clone()
+}
+
+pub(crate) async fn run(size: Size) {
+    let modes = [TokenMode::AlwaysNew, TokenMode::ReuseSlide];
+    let fleet = Arc::new(Fleet::new(size.resources, &modes).await);
+    let book = Book::default();
+    let reads = Arc::new(Reads::default());
+    let mut operator = Operator::start(&fleet.options()).await;
+    fleet.create(Duration::from_secs(5)).await;
+    let mut onlookers = vec![tokio::spawn(watch_secrets(fleet.secrets(), book.clone()))];
+    eventually("every Secret holds a token", async || {
+        (book.ledger().versions.len() == size.resources).then_some(())
+    })
+    .await;
+    for seed in 0..WORKLOADS as u64 {
+        let (fleet, book, reads) = (Arc::clone(&fleet), book.clone(), Arc::clone(&reads));
+        onlookers.push(tokio::spawn(async move {
+            work(&fleet, &book, &reads, seed).await;
+        }));
+    }
+    onlookers.push(tokio::spawn(journals(Arc::clone(&fleet), book.clone())));
+
+    let mut random = StdRng::seed_from_u64(size.seed);
+    let mut troubles: BTreeMap<String, usize> = BTreeMap::new();
+    let end = tokio::time::Instant::now() + size.faults;
+    while tokio::time::Instant::now() < end {
+        let trouble = Trouble::drawn(&mut random, modes.len());
+        *troubles.entry(trouble.name()).or_default() += 1;
+        befall(&fleet, &book, &mut operator, &trouble, &mut random).await;
+        let quiet = random.random_range(3.0..7.0);
+        tokio::time::sleep(Duration::from_secs_f64(quiet)).await;
+    }
+    await_health(&fleet).await;
+    let ended = Timestamp::now();
+    book.close();
+    for onlooker in onlookers {
+        onlooker.await.unwrap();
+    }
+    let (status, _) = operator.stop().await;
+    assert!(status.unwrap().success(), "{}", operator.log());
+    judge(&fleet, &book, &reads, &troubles, ended, size);
+}
+
+async fn journals(fleet: Arc<Fleet>, book: Book) {
+    let mut read = vec![0; fleet.instances.len()];
+    while !book.is_closed() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        read_journals(&fleet, &book, &mut read);
+    }
+}
+
+/// Everything is well: synced, and no token expired.
+async fn await_health(fleet: &Fleet) {
+    let all = fleet.credentials();
+    eventually("the fleet is well", async || {
+        let resources = all.list(&ListParams::default()).await.ok()?;
+        let well = |kind| {
+            resources
+                .iter()
+                .all(|r| condition(r, kind).is_some_and(|(status, ..)| status == "True"))
+        };
+        (resources.items.len() == fleet.members.len() && well("Synced") && well("Ready"))
+            .then_some(())
+    })
+    .await;
+}
+
+/// Lets it happen, for a drawn while, and writes down from when to when.
+async fn befall(
+    fleet: &Fleet,
+    book: &Book,
+    operator: &mut Operator,
+    trouble: &Trouble,
+    random: &mut StdRng,
+) {
+    // Three of four are shorter than what a token has left when its renewal is due.
+    let long = random.random_range(0..4) == 0;
+    let seconds = random.random_range(if long { 4.0..9.0 } else { 0.3..3.0 });
+    let a_while = tokio::time::sleep(Duration::from_secs_f64(seconds));
+    let few: Vec<&Member> = fleet.members.choose_multiple(random, FEW).collect();
+    let from = Timestamp::now();
+    let mut instance = None;
+    let mut lasts = SignedDuration::ZERO;
+    match trouble {
+        Trouble::OperatorKilled => {
+            operator.kill();
+            *operator = Operator::start(&fleet.options()).await;
+        }
+        Trouble::OperatorStopped => {
+            let (status, _) = operator.stop().await;
+            assert!(status.unwrap().success(), "{}", operator.log());
+            *operator = Operator::start(&fleet.options()).await;
+        }
+        Trouble::OperatorPaused => {
+            operator.pause();
+            a_while.await;
+            operator.resume();
+        }
+        Trouble::ServerKilled(server) => {
+            fleet.cluster.kill(*server);
+            fleet.cluster.restart(*server).await;
+        }
+        Trouble::ServerPaused(server) => {
+            fleet.cluster.pause(*server);
+            a_while.await;
+            fleet.cluster.resume(*server);
+        }
+        Trouble::Instance(which, fault) => {
+            instance = Some(*which);
+            fleet.instances[*which].set_fault(Some(fault.clone()));
+            a_while.await;
+            fleet.instances[*which].set_fault(None);
+            if *fault == Fault::Hang {
+                lasts = REQUEST_TIMEOUT;
+            }
+        }
+        Trouble::InstanceDown(which) => {
+            instance = Some(*which);
+            fleet.instances[*which].go_down().await;
+            a_while.await;
+            fleet.instances[*which].come_up().await;
+        }
+        Trouble::RefusedOnce(which) => {
+            instance = Some(*which);
+            fleet.instances[*which].fault_times(Fault::AccessDenied, FEW);
+            a_while.await;
+        }
+        Trouble::ClientsRotated => {
+            for member in &few {
+                disturb(book, member, from);
+                fleet.put_client(member, &from.to_string()).await;
+                disturb(book, member, Timestamp::now());
+            }
+            return;
+        }
+        Trouble::SecretsDeleted => {
+            for member in &few {
+                let deleted = fleet
+                    .secrets()
+                    .delete(&member.name, &DeleteParams::default())
+                    .await;
+                assert!(deleted.is_ok(), "{deleted:?}");
+            }
+            return;
+        }
+    }
+    book.ledger().windows.push(Window {
+        what: trouble.name(),
+        instance,
+        from,
+        to: Timestamp::now() + lasts,
+    });
+}
+
+fn disturb(book: &Book, member: &Member, at: Timestamp) {
+    let mut ledger = book.ledger();
+    ledger
+        .disturbed
+        .entry(member.name.clone())
+        .or_default()
+        .push(at);
+}
