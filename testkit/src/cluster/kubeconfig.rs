@@ -70,6 +70,21 @@ contexts:
 ///
 /// Where the file cannot be read or is no kubeconfig.
 pub async fn client(kubeconfig: &Path) -> Result<kube::Client, Error> {
+    client_of(configuration(kubeconfig).await?)
+}
+
+/// As [`client`], and a refused request is passed on as it is: kube repeats some by itself.
+pub(super) async fn client_without_retries(kubeconfig: &Path) -> Result<kube::Client, Error> {
+    let mut config = configuration(kubeconfig).await?;
+    config.default_retry = false;
+    client_of(config)
+}
+
+fn client_of(config: kube::Config) -> Result<kube::Client, Error> {
+    kube::Client::try_from(config).map_err(Error::api("make a client of the kubeconfig"))
+}
+
+async fn configuration(kubeconfig: &Path) -> Result<kube::Config, Error> {
     install_crypto_provider();
     let failed = |source| Error::Kubeconfig {
         path: kubeconfig.to_owned(),
@@ -81,7 +96,7 @@ pub async fn client(kubeconfig: &Path) -> Result<kube::Client, Error> {
         .map_err(failed)?;
     // The API server is on the loopback interface, where no proxy of the environment reaches.
     config.proxy_url = None;
-    kube::Client::try_from(config).map_err(Error::api("make a client of the kubeconfig"))
+    Ok(config)
 }
 
 /// rustls has no provider of its own; whichever the process chose already is as good.

@@ -12,6 +12,7 @@
 //! | `process`, `state` | how nothing stays behind, whatever ends the test |
 //! | `control_plane` | [`ControlPlane`]: start, ready, stop |
 //! | `kubectl`, `access`, `faults` | what a test does with it |
+//! | `proxy` | what a test does to the connection between a program and the API server |
 
 mod access;
 pub mod binaries;
@@ -23,6 +24,7 @@ mod faults;
 mod kubeconfig;
 mod kubectl;
 pub(crate) mod process;
+mod proxy;
 mod servers;
 mod state;
 
@@ -30,4 +32,5 @@ pub use control_plane::{ControlPlane, Options, shared};
 pub use error::Error;
 pub use kubeconfig::client;
 pub use kubectl::KubectlOutput;
+pub use proxy::{ApiProxy, Moment, Refusal, Write};
 pub use servers::Server;

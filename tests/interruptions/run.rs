@@ -1,0 +1,298 @@
+//! One run of a scenario: undisturbed and recorded, or interrupted at one point.
+
+use std::{fmt, time::Duration};
+
+use kube::api::ListParams;
+use serde_json::Value;
+use testkit::{
+    cluster::{ApiProxy, Moment, Write},
+    operator::{Operator, Options},
+};
+
+use crate::{
+    end::{difference, end_of},
+    scenario::{Scenario, Step},
+    support::{Scene, eventually},
+};
+
+/// How long the past is shown, and how long the operator is kept from seeing what it waits for.
+const A_WHILE: Duration = Duration::from_millis(700);
+/// What nothing was written or asked for in is quiet.
+const QUIET: Duration = Duration::from_millis(400);
+/// Far from any renewal.
+const LIFETIME: Duration = Duration::from_secs(1800);
+/// How long an interrupted run may take to come to its end once all is done.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a run that nothing disturbs does, and what it comes to.
+pub(crate) struct Record {
+    /// The writes, each with the number of its step.
+    pub(crate) writes: Vec<(usize, Write)>,
+    pub(crate) requests: usize,
+    end: Value,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Interruption {
+    KilledAtWrite(usize, Write, Moment),
+    /// When the instance has received the how-manieth request.
+    KilledAtRequest(usize),
+    ShownThePast(usize, Write),
+    KeptFromSeeing(usize, Write),
+}
+
+impl fmt::Display for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KilledAtWrite(step, write, moment) => {
+                write!(f, "killed in step {step} at {write} ({moment:?})")
+            }
+            Self::KilledAtRequest(number) => write!(f, "killed at token request {number}"),
+            Self::ShownThePast(step, write) => {
+                write!(
+                    f,
+                    "killed after {write} and shown the time before step {step}"
+                )
+            }
+            Self::KeptFromSeeing(step, write) => {
+                write!(f, "kept from seeing anything since {write} of step {step}")
+            }
+        }
+    }
+}
+
+/// A scene whose operator reaches the API server through the proxy.
+struct Stage {
+    scene: Scene,
+    proxy: ApiProxy,
+    options: Options,
+    operator: Operator,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let scene = Scene::new(LIFETIME).await;
+        let mut options = scene.options(&["--min-renew-interval=1ms"]);
+        let proxy = ApiProxy::start(&options.kubeconfig).await;
+        proxy.kubeconfig().clone_into(&mut options.kubeconfig);
+        let operator = Operator::start(&options).await;
+        Self {
+            scene,
+            proxy,
+            options,
+            operator,
+        }
+    }
+
+    async fn done(&self, step: Step) {
+        eventually(&format!("{step:?} is done"), async || {
+            step.is_done(&self.scene).await.then_some(())
+        })
+        .await;
+    }
+
+    fn activity(&self) -> (usize, usize) {
+        let requests = self.scene.instance.token_requests();
+        (self.proxy.writes().len(), requests)
+    }
+
+    /// Waits until nothing is written and nothing asked for any more.
+    async fn quiet(&self) {
+        let mut last = self.activity();
+        loop {
+            tokio::time::sleep(QUIET).await;
+            let now = self.activity();
+            if now == last {
+                return;
+            }
+            last = now;
+        }
+    }
+
+    /// The present moment, as the API server counts.
+    async fn version(&self) -> String {
+        let list = self.scene.credentials().list(&ListParams::default()).await;
+        list.unwrap().metadata.resource_version.unwrap()
+    }
+
+    async fn restart(&mut self) {
+        self.operator.kill();
+        self.proxy.go_on();
+        self.operator = Operator::start(&self.options).await;
+    }
+}
+
+/// Runs a scenario with nothing that disturbs it, and writes down what happens.
+pub(crate) async fn undisturbed(scenario: &Scenario) -> Record {
+    let stage = Stage::new().await;
+    let mut writes = Vec::new();
+    for (number, step) in scenario.steps.iter().enumerate() {
+        step.act(&stage.scene).await;
+        stage.done(*step).await;
+        stage.quiet().await;
+        let all = stage.proxy.writes();
+        let new = all[writes.len()..].iter().cloned();
+        writes.extend(new.map(|write| (number, write)));
+    }
+    Record {
+        writes,
+        requests: stage.scene.instance.token_requests(),
+        end: end_of(&stage.scene).await,
+    }
+}
+
+/// Runs a scenario with one interruption. Returns how many token requests more than the recorded run
+/// it cost, or what is wrong with its end.
+pub(crate) async fn interrupted(
+    scenario: &Scenario,
+    record: &Record,
+    interruption: &Interruption,
+) -> Result<usize, String> {
+    let mut stage = Stage::new().await;
+    match interruption {
+        Interruption::KilledAtWrite(_, write, moment) => {
+            stage.proxy.stop_at(write.clone(), *moment);
+        }
+        Interruption::ShownThePast(_, write) => {
+            stage.proxy.stop_at(write.clone(), Moment::Answered);
+        }
+        Interruption::KeptFromSeeing(_, write) => stage.proxy.hold_watches_at(write.clone()),
+        Interruption::KilledAtRequest(_) => {}
+    }
+    let mut came = false;
+    let mut is_blind = false;
+    for step in scenario.steps {
+        let before = stage.version().await;
+        step.act(&stage.scene).await;
+        if is_blind {
+            see_again(&stage.proxy);
+            is_blind = false;
+        }
+        let now = tokio::select! {
+            biased;
+            () = comes(&stage, interruption), if !came => true,
+            () = stage.done(*step) => false,
+        };
+        if now {
+            came = true;
+            is_blind = carry_out(&mut stage, interruption, before, *step).await;
+        }
+        if !is_blind {
+            stage.done(*step).await;
+        }
+    }
+    if is_blind {
+        see_again(&stage.proxy);
+    }
+    if !came {
+        // An event is written after everything else.
+        came = tokio::time::timeout(PATIENCE, comes(&stage, interruption))
+            .await
+            .is_ok();
+        if came && !matches!(interruption, Interruption::KeptFromSeeing(..)) {
+            stage.restart().await;
+        }
+    }
+    if !came {
+        return Err(format!(
+            "the point never came; written was {:#?}",
+            stage.proxy.writes()
+        ));
+    }
+    judge(&stage, record, interruption).await
+}
+
+/// Waits for the point of the interruption.
+async fn comes(stage: &Stage, interruption: &Interruption) {
+    match interruption {
+        Interruption::KilledAtWrite(..) | Interruption::ShownThePast(..) => {
+            stage.proxy.stopped().await;
+        }
+        Interruption::KeptFromSeeing(..) => stage.proxy.watches_held().await,
+        Interruption::KilledAtRequest(number) => {
+            stage.scene.instance.wait_for_token_requests(*number).await;
+        }
+    }
+}
+
+/// Returns whether the operator is kept from seeing what people do next.
+async fn carry_out(
+    stage: &mut Stage,
+    interruption: &Interruption,
+    before: String,
+    step: Step,
+) -> bool {
+    match interruption {
+        Interruption::KilledAtWrite(..) | Interruption::KilledAtRequest(_) => {
+            stage.restart().await;
+            false
+        }
+        Interruption::ShownThePast(..) => {
+            stage.operator.kill();
+            stage.proxy.show_past(Some(before));
+            stage.proxy.hold_watches(true);
+            stage.restart().await;
+            // It is a length of time that the past is shown for.
+            tokio::time::sleep(A_WHILE).await;
+            stage.proxy.show_past(None);
+            stage.proxy.hold_watches(false);
+            false
+        }
+        Interruption::KeptFromSeeing(..) => {
+            // Done or not, people go on.
+            let _ = tokio::time::timeout(A_WHILE, stage.done(step)).await;
+            true
+        }
+    }
+}
+
+fn see_again(proxy: &ApiProxy) {
+    proxy.break_watches(true);
+    proxy.hold_watches(false);
+}
+
+async fn judge(
+    stage: &Stage,
+    record: &Record,
+    interruption: &Interruption,
+) -> Result<usize, String> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut end = end_of(&stage.scene).await;
+    while end != record.end && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        end = end_of(&stage.scene).await;
+    }
+    if end != record.end {
+        return Err(difference(&record.end, &end));
+    }
+    stage.quiet().await;
+    let end = end_of(&stage.scene).await;
+    if end != record.end {
+        return Err(format!(
+            "it did not stay: {}",
+            difference(&record.end, &end)
+        ));
+    }
+    let extra = stage
+        .scene
+        .instance
+        .token_requests()
+        .saturating_sub(record.requests);
+    let allowed = interruption.may_cost();
+    if extra > allowed {
+        return Err(format!(
+            "{extra} token requests more than without it, and {allowed} are allowed"
+        ));
+    }
+    Ok(extra)
+}
+
+impl Interruption {
+    /// Token requests that it may cost: one for a kill.
+    fn may_cost(&self) -> usize {
+        match self {
+            Self::KilledAtWrite(..) | Self::KilledAtRequest(_) | Self::ShownThePast(..) => 1,
+            Self::KeptFromSeeing(..) => 0,
+        }
+    }
+}
