@@ -54,6 +54,8 @@ fn resource_of(resource: &ServiceNowCredential, secrets: &BTreeMap<String, Secre
         let digest = token.map(|token| hex(&Sha256::digest(token)));
         let is = digest.as_deref() == record.get("sha256").and_then(Value::as_str);
         record.insert("sha256".to_owned(), says(is, "of the token in the Secret"));
+        // What is taken over from a Secret's annotations after a kill has no scope on record.
+        record.remove("scope");
     }
     for observed in status["observed"].as_array_mut().into_iter().flatten() {
         let record = observed.as_object_mut().unwrap();

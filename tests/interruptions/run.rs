@@ -199,7 +199,7 @@ pub(crate) async fn interrupted(
             stage.proxy.writes()
         ));
     }
-    judge(&stage, record, interruption).await
+    judge(&stage, scenario, record, interruption).await
 }
 
 /// Waits for the point of the interruption.
@@ -253,6 +253,7 @@ fn see_again(proxy: &ApiProxy) {
 
 async fn judge(
     stage: &Stage,
+    scenario: &Scenario,
     record: &Record,
     interruption: &Interruption,
 ) -> Result<usize, String> {
@@ -278,7 +279,7 @@ async fn judge(
         .instance
         .token_requests()
         .saturating_sub(record.requests);
-    let allowed = interruption.may_cost();
+    let allowed = interruption.may_cost(scenario);
     if extra > allowed {
         return Err(format!(
             "{extra} token requests more than without it, and {allowed} are allowed"
@@ -288,9 +289,15 @@ async fn judge(
 }
 
 impl Interruption {
-    /// Token requests that it may cost: one for a kill.
-    fn may_cost(&self) -> usize {
+    /// Token requests that it may cost. A kill: one, for an answer that was lost on its way to the
+    /// Secret, or for what was in memory and is needed later. A refusal among good answers is asked
+    /// about twice, by the one that was killed and by the next.
+    fn may_cost(&self, scenario: &Scenario) -> usize {
+        let refused = |step: &usize| matches!(scenario.steps[*step], Step::Refuse(_));
+        let may_be_refused = scenario.steps.iter().any(|s| matches!(s, Step::Refuse(_)));
         match self {
+            Self::KilledAtWrite(step, ..) | Self::ShownThePast(step, _) if refused(step) => 2,
+            Self::KilledAtRequest(_) if may_be_refused => 2,
             Self::KilledAtWrite(..) | Self::KilledAtRequest(_) | Self::ShownThePast(..) => 1,
             Self::KeptFromSeeing(..) => 0,
         }
