@@ -75,7 +75,9 @@ fn token_status(v: &View<'_>, held: &Held) -> TokenStatus {
     });
     if !held.kept {
         token.renewal_time = match drawn {
-            Some(old) => old.renewal_time.clone(),
+            Some(old) if old.renewal_time.0 > v.o.now => old.renewal_time.clone(),
+            // It was asked for when it was due, and nothing has moved.
+            Some(_) => token.renewal_time,
             None => micro_time(v.draw(held.validity)),
         };
         v.refit(&mut token);

@@ -235,7 +235,9 @@ impl KeyState {
                         true,
                     )
                 } else {
-                    (recorded, true)
+                    // So soon after the last answer a moved expiry looks the same as one that stays.
+                    let apart = sent_at.duration_since(recorded.issued_at);
+                    (recorded, apart > MOVED + round_trip)
                 }
             }
         };

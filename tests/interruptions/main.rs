@@ -16,7 +16,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod end;
 mod run;
 mod scenario;
 

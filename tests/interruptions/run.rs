@@ -10,9 +10,12 @@ use testkit::{
 };
 
 use crate::{
-    end::{difference, end_of},
     scenario::{Scenario, Step},
-    support::{Scene, eventually},
+    support::{
+        Scene,
+        end::{difference, end_of},
+        eventually,
+    },
 };
 
 /// How long the past is shown, and how long the operator is kept from seeing what it waits for.

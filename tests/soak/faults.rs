@@ -73,7 +73,7 @@ impl Trouble {
                 format!("instance: {}", &text[..end])
             }
             Self::InstanceDown(_) => "instance: down".to_owned(),
-            Self::RefusedOnce(_) => "clients refused once".to_owned(),
+            Self::RefusedOnce(_) => "a client refused once".to_owned(),
             Self::ClientsRotated => "clients rotated".to_owned(),
             Self::SecretsDeleted => "target Secrets deleted".to_owned(),
         }
@@ -230,7 +230,7 @@ async fn befall(
         }
         Trouble::RefusedOnce(which) => {
             instance = Some(*which);
-            fleet.instances[*which].fault_times(Fault::AccessDenied, FEW);
+            fleet.instances[*which].fault_times(Fault::AccessDenied, 1);
             a_while.await;
         }
         Trouble::ClientsRotated => {

@@ -12,6 +12,8 @@
     reason = "a test ends where it cannot go on, and lives in real time"
 )]
 
+pub mod end;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -170,6 +172,23 @@ impl Scene {
             namespace,
             instance,
             kubeconfig,
+        };
+        scene.put_client_secret(CLIENT_ID, CLIENT_SECRET).await;
+        scene
+    }
+
+    /// Another namespace and another instance, set up alike, for the same operator.
+    pub async fn beside(&self, lifetime: Duration) -> Self {
+        let instance = Simulator::start().await;
+        instance.set_mode(TokenMode::AlwaysNew);
+        instance
+            .add_client(servicenow::Client::new(CLIENT_ID, CLIENT_SECRET).with_lifetime(lifetime));
+        let scene = Self {
+            cluster: self.cluster,
+            client: self.client.clone(),
+            namespace: self.cluster.fresh_namespace("scene").await,
+            instance,
+            kubeconfig: self.kubeconfig.clone(),
         };
         scene.put_client_secret(CLIENT_ID, CLIENT_SECRET).await;
         scene

@@ -42,6 +42,35 @@ fn the_same_token_is_judged_against_the_recorded_expiry() {
 }
 
 #[test]
+fn an_answer_that_comes_too_soon_to_tell_does_not_say_that_the_token_is_kept() {
+    for asked in [1, 3, 4] {
+        let mut desk = Desk::with("t");
+        let key = desk.key.clone();
+        desk.broker.ask(&key, wish("a"), at(asked));
+        assert_eq!(desk.broker.dispatch(at(asked)).len(), 1);
+        desk.broker
+            .complete(&key, at(asked + 1), answer("t", Some(1800)), 0.0);
+        let moved = asked > 3;
+        let expected = if moved {
+            (asked, asked + 1800)
+        } else {
+            (0, 1800)
+        };
+        assert_eq!(desk.validity(), expected);
+        assert!(!desk.exchange().held.unwrap().kept);
+    }
+    // Counted down in whole seconds, it is seen to be kept from then on.
+    let mut desk = Desk::with("t");
+    let key = desk.key.clone();
+    desk.broker.ask(&key, wish("a"), at(4));
+    assert_eq!(desk.broker.dispatch(at(4)).len(), 1);
+    desk.broker
+        .complete(&key, at(5), answer("t", Some(1796)), 0.0);
+    assert_eq!(desk.validity(), (0, 1800));
+    assert!(desk.exchange().held.unwrap().kept);
+}
+
+#[test]
 fn what_a_status_knows_of_a_token_is_judged_against_after_a_restart() {
     let mut desk = Desk::new();
     let known = Known {

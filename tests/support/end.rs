@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 use servicenow_credential_operator::api::ServiceNowCredential;
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{Scene, data};
+use super::{Scene, data};
 
 /// The present state of a scene's namespace.
-pub(crate) async fn end_of(scene: &Scene) -> Value {
+pub async fn end_of(scene: &Scene) -> Value {
     let resources = scene.credentials().list(&ListParams::default()).await;
     let secrets = scene.secrets().list(&ListParams::default()).await.unwrap();
     let secrets: BTreeMap<_, _> = secrets
@@ -48,12 +48,21 @@ fn resource_of(resource: &ServiceNowCredential, secrets: &BTreeMap<String, Secre
         refer(record, target);
         record.insert("sha256".to_owned(), json!("<digest>"));
     }
-    let held = target.and_then(|target| data(target).into_values().next());
     if let Some(record) = status.get_mut("token").and_then(Value::as_object_mut) {
-        let token = held.map(|held| held.trim_start_matches("Bearer ").to_owned());
-        let digest = token.map(|token| hex(&Sha256::digest(token)));
-        let is = digest.as_deref() == record.get("sha256").and_then(Value::as_str);
-        record.insert("sha256".to_owned(), says(is, "of the token in the Secret"));
+        let values = target.map(data).unwrap_or_default().into_values();
+        let words = values.flat_map(|value| {
+            let words = value.split([' ', '=', '\n']).map(ToOwned::to_owned);
+            words.collect::<Vec<_>>()
+        });
+        let is = record
+            .get("sha256")
+            .and_then(Value::as_str)
+            .is_some_and(|digest| {
+                words
+                    .map(|word| hex(&Sha256::digest(word)))
+                    .any(|d| d == digest)
+            });
+        record.insert("sha256".to_owned(), says(is, "of a token in the Secret"));
         // What is taken over from a Secret's annotations after a kill has no scope on record.
         record.remove("scope");
     }
@@ -65,6 +74,8 @@ fn resource_of(resource: &ServiceNowCredential, secrets: &BTreeMap<String, Secre
     without_times(&mut status);
     if let Some(failure) = status.get_mut("failure").and_then(Value::as_object_mut) {
         failure.insert("count".to_owned(), json!("<count>"));
+        // Whether another attempt is timed is part of the reason.
+        failure.remove("retryTime");
     }
     json!({
         "annotations": resource.annotations(),
@@ -155,7 +166,7 @@ fn hex(digest: &[u8]) -> String {
 }
 
 /// Where two ends differ, one line for each place.
-pub(crate) fn difference(expected: &Value, actual: &Value) -> String {
+pub fn difference(expected: &Value, actual: &Value) -> String {
     let mut lines = Vec::new();
     differ("", expected, actual, &mut lines);
     lines.join("\n")
