@@ -19,6 +19,8 @@ use crate::{
 };
 
 const NAME: &str = "itsm";
+/// What somebody writes over a value.
+const EDITED: &str = "edited";
 /// Far from any renewal.
 const LIFETIME: Duration = Duration::from_secs(1800);
 /// What a resource is given to become what a fresh one is.
@@ -187,7 +189,7 @@ impl History {
         let Some(key) = secret.data.unwrap_or_default().into_keys().next() else {
             return;
         };
-        let edit = json!({"stringData": {key: "edited"}});
+        let edit = json!({"stringData": {key: EDITED}});
         let patched = self
             .scene
             .secrets()
@@ -260,7 +262,8 @@ impl History {
     /// How this end differs from a fresh resource's, but for what history may decide.
     fn differs(&self, fresh: &Value, end: &Value) -> Option<String> {
         if synced(fresh)["reason"] == "TokenSynced" {
-            return (fresh != end).then(|| difference(fresh, end));
+            let end = without_what_is_theirs(end, fresh);
+            return (*fresh != end).then(|| difference(fresh, &end));
         }
         // In a failure what was synced before stays, and with it what the status says of it. Who is
         // suspended keeps the failure that was before.
@@ -328,6 +331,18 @@ fn without_history(mut end: Value) -> Value {
     status.remove("observedGeneration");
     for condition in status["conditions"].as_array_mut().unwrap() {
         condition["observedGeneration"] = Value::Null;
+    }
+    end
+}
+
+/// A key that somebody edited and that the spec no longer has, before it was put back, is theirs.
+fn without_what_is_theirs(end: &Value, fresh: &Value) -> Value {
+    let mut end = end.clone();
+    for (name, object) in end.as_object_mut().unwrap() {
+        if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
+            let ours = &fresh[name]["data"];
+            data.retain(|key, value| value != EDITED || !ours[key].is_null());
+        }
     }
     end
 }
