@@ -179,8 +179,9 @@ fn spec_is_acceptable(v: &View<'_>) -> Result<(), Step> {
         );
         return Err(local(Reason::HostNotAllowed, message));
     }
-    template::check(&v.spec.target_data())
-        .map_err(|failure| settle::failed_locally(v, &failure).into())
+    v.spec
+        .templates()
+        .map_err(|failure| settle::failed_locally(v, failure).into())
 }
 
 /// Fields of the resource whose behaviour this version does not have.

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sha2::{Digest, Sha256};
 
-use super::{Class, Failure, ownership::TargetObject};
+use super::{Class, Failure, ownership::TargetObject, template};
 use crate::{
     api::{
         AllowedHosts, FailureStatus, Instance, InstanceError, ServiceNowCredentialSpec,
@@ -23,6 +23,7 @@ pub struct CheckedSpec {
     basis: Basis,
     instance: Result<Instance, InstanceError>,
     violation: Option<String>,
+    templates: Result<(), Failure>,
 }
 
 impl CheckedSpec {
@@ -40,6 +41,11 @@ impl CheckedSpec {
     pub fn violation(&self) -> Option<&str> {
         self.violation.as_deref()
     }
+
+    /// Whether its templates can be rendered.
+    pub(super) fn templates(&self) -> Result<(), &Failure> {
+        self.templates.as_ref().copied()
+    }
 }
 
 impl From<ServiceNowCredentialSpec> for CheckedSpec {
@@ -48,6 +54,7 @@ impl From<ServiceNowCredentialSpec> for CheckedSpec {
             basis: Basis::of(&spec),
             instance: spec.parsed_instance(),
             violation: spec.validate().err(),
+            templates: template::check(&spec.target_data()),
             spec: Arc::new(spec),
         }
     }
@@ -111,7 +118,10 @@ pub struct Credential {
 
 impl Credential {
     fn neighbour(&self, name: &str) -> Name {
-        Name::new(&self.name.namespace, name)
+        Name {
+            namespace: self.name.namespace.clone(),
+            name: name.into(),
+        }
     }
 
     /// The Secret of the client that the spec names.
