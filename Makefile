@@ -21,7 +21,7 @@ MINUTES ?= 30
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim soak tools generate fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
+.PHONY: help demo test sim soak campaign tools generate fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: mak
 
 soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through random faults: make soak MINUTES=30
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --profile fast --workspace --test soak -- --nocapture --test-threads=1
+
+campaign: need-cargo need-cc need-go ## Interrupt the operator at every point, and lead resources through many histories (6 minutes)
+	SNOWCRED_CAMPAIGN=full $(CARGO) test $(LOCKED) --workspace --test interruptions --test histories -- --nocapture
 
 tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and kubectl, once
 	@$(TARGET)/control-plane --build-only >/dev/null

@@ -39,8 +39,8 @@ pub(crate) struct Told {
 struct History {
     scene: Scene,
     world: World,
-    /// The target Secret as it was when the resource was last synced.
-    last_good: Option<Value>,
+    /// The name of the target Secret, and how it was when the resource was last synced.
+    last_good: Option<(String, Value)>,
     seed: u64,
     _operator: Operator,
 }
@@ -139,12 +139,15 @@ impl History {
                 self.renew().await;
             }
             Step::Taken(taken) => {
-                self.world.is_taken = *taken;
-                if *taken {
+                // One that was synced under this name before a rename that failed is ours still.
+                if !taken {
+                    scene.delete_secret(TAKEN).await;
+                } else if scene.secret(TAKEN).await.is_none() {
                     put_foreign(scene).await;
                 } else {
-                    scene.delete_secret(TAKEN).await;
+                    return Ok(());
                 }
+                self.world.is_taken = *taken;
             }
             Step::Fault(fault) => {
                 self.world.fault.clone_from(fault);
@@ -153,11 +156,11 @@ impl History {
             }
             Step::Renew => self.renew().await,
             Step::DeleteTarget => {
-                let name = self.world.target();
+                let name = self.world.target().to_owned();
                 let ours = !(self.world.is_taken && name == TAKEN);
-                if ours && scene.secret(name).await.is_some() {
-                    scene.delete_secret(name).await;
-                    self.last_good = None;
+                if ours && scene.secret(&name).await.is_some() {
+                    scene.delete_secret(&name).await;
+                    self.forget(&name);
                 }
             }
             Step::EditTarget => self.edit_target().await,
@@ -179,11 +182,11 @@ impl History {
     }
 
     async fn edit_target(&mut self) {
-        let name = self.world.target();
+        let name = self.world.target().to_owned();
         if self.world.is_taken && name == TAKEN {
             return;
         }
-        let Some(secret) = self.scene.secret(name).await else {
+        let Some(secret) = self.scene.secret(&name).await else {
             return;
         };
         let Some(key) = secret.data.unwrap_or_default().into_keys().next() else {
@@ -193,10 +196,15 @@ impl History {
         let patched = self
             .scene
             .secrets()
-            .patch(name, &PatchParams::default(), &Patch::Merge(edit))
+            .patch(&name, &PatchParams::default(), &Patch::Merge(edit))
             .await;
         patched.unwrap();
-        self.last_good = None;
+        self.forget(&name);
+    }
+
+    /// Somebody else has changed the Secret of this name.
+    fn forget(&mut self, name: &str) {
+        self.last_good.take_if(|(good, _)| good == name);
     }
 
     async fn put_spec(&self) -> Result<(), kube::Error> {
@@ -245,7 +253,8 @@ impl History {
             let differences: Vec<_> = alike.collect();
             if differences.iter().any(Option::is_none) {
                 if synced(&end)["reason"] == "TokenSynced" {
-                    self.last_good = Some(target(&end, self.world.target()));
+                    let name = self.world.target();
+                    self.last_good = Some((name.to_owned(), target(&end, name)));
                 }
                 return Ok(synced(&end)["reason"]
                     .as_str()
@@ -274,16 +283,10 @@ impl History {
         if one != other {
             return Some(difference(&one, &other));
         }
-        let name = self.world.target();
-        let (before, now) = (self.last_good.as_ref(), target(end, name));
-        match before {
-            // What was synced under another name is not looked at here.
-            Some(before) if !now.is_null() && !before.is_null() && now != *before => Some(format!(
-                "the last good Secret: {}",
-                difference(before, &now)
-            )),
-            _ => None,
-        }
+        // Under its old name too, as long as the new one has not come to be.
+        let (name, before) = self.last_good.as_ref()?;
+        let now = target(end, name);
+        (now != *before).then(|| format!("the last good Secret: {}", difference(before, &now)))
     }
 
     /// Takes every trouble away.

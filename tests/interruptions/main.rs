@@ -22,7 +22,7 @@ mod scenario;
 use std::{collections::BTreeMap, env};
 
 use futures::{StreamExt as _, stream};
-use testkit::cluster::Moment;
+use testkit::cluster::{Moment, Write};
 
 use crate::{
     run::{Interruption, Record, interrupted, undisturbed},
@@ -50,7 +50,8 @@ async fn killed_at_any_write_or_request_it_comes_to_the_same_end() {
                 .iter()
                 .map(|moment| Interruption::KilledAtWrite(*step, write.clone(), *moment))
         });
-        let requests = (1..=record.requests).map(Interruption::KilledAtRequest);
+        let requests = record.requests.iter().zip(1..);
+        let requests = requests.map(|(step, number)| Interruption::KilledAtRequest(*step, number));
         writes.chain(requests).collect()
     })
     .await;
@@ -59,11 +60,7 @@ async fn killed_at_any_write_or_request_it_comes_to_the_same_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_and_shown_the_past_it_comes_to_the_same_end() {
     campaign("shown the past", |record, all| {
-        // A part of the points: every third.
-        let points = record.writes.iter().step_by(if all { 1 } else { 3 });
-        points
-            .map(|(step, write)| Interruption::ShownThePast(*step, write.clone()))
-            .collect()
+        at_writes(record, all, Interruption::ShownThePast)
     })
     .await;
 }
@@ -71,12 +68,21 @@ async fn killed_and_shown_the_past_it_comes_to_the_same_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kept_from_what_lies_between_it_comes_to_the_same_end() {
     campaign("kept from seeing", |record, all| {
-        let points = record.writes.iter().step_by(if all { 1 } else { 3 });
-        points
-            .map(|(step, write)| Interruption::KeptFromSeeing(*step, write.clone()))
-            .collect()
+        at_writes(record, all, Interruption::KeptFromSeeing)
     })
     .await;
+}
+
+/// The interruption at every write, or at every third.
+fn at_writes(
+    record: &Record,
+    all: bool,
+    interruption: impl Fn(usize, Write) -> Interruption,
+) -> Vec<Interruption> {
+    let points = record.writes.iter().step_by(if all { 1 } else { 3 });
+    points
+        .map(|(step, write)| interruption(*step, write.clone()))
+        .collect()
 }
 
 /// Records each scenario, runs it once for each of its interruptions, and holds every end to the
@@ -89,7 +95,7 @@ async fn campaign(name: &str, interruptions: impl Fn(&Record, bool) -> Vec<Inter
     let (mut points, mut runs) = (0, 0);
     for scenario in scenarios {
         let record = &undisturbed(scenario).await;
-        points += record.writes.len() + record.requests;
+        points += record.writes.len() + record.requests.len();
         let outcomes: Vec<_> = stream::iter(interruptions(record, all))
             .map(|interruption| async move {
                 let outcome = interrupted(scenario, record, &interruption).await;

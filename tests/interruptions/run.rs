@@ -31,7 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Record {
     /// The writes, each with the number of its step.
     pub(crate) writes: Vec<(usize, Write)>,
-    pub(crate) requests: usize,
+    /// The step of each token request.
+    pub(crate) requests: Vec<usize>,
     end: Value,
 }
 
@@ -39,7 +40,7 @@ pub(crate) struct Record {
 pub(crate) enum Interruption {
     KilledAtWrite(usize, Write, Moment),
     /// When the instance has received the how-manieth request.
-    KilledAtRequest(usize),
+    KilledAtRequest(usize, usize),
     ShownThePast(usize, Write),
     KeptFromSeeing(usize, Write),
 }
@@ -50,7 +51,9 @@ impl fmt::Display for Interruption {
             Self::KilledAtWrite(step, write, moment) => {
                 write!(f, "killed in step {step} at {write} ({moment:?})")
             }
-            Self::KilledAtRequest(number) => write!(f, "killed at token request {number}"),
+            Self::KilledAtRequest(step, number) => {
+                write!(f, "killed in step {step} at token request {number}")
+            }
             Self::ShownThePast(step, write) => {
                 write!(
                     f,
@@ -128,7 +131,7 @@ impl Stage {
 /// Runs a scenario with nothing that disturbs it, and writes down what happens.
 pub(crate) async fn undisturbed(scenario: &Scenario) -> Record {
     let stage = Stage::new().await;
-    let mut writes = Vec::new();
+    let (mut writes, mut requests) = (Vec::new(), Vec::new());
     for (number, step) in scenario.steps.iter().enumerate() {
         step.act(&stage.scene).await;
         stage.done(*step).await;
@@ -136,10 +139,11 @@ pub(crate) async fn undisturbed(scenario: &Scenario) -> Record {
         let all = stage.proxy.writes();
         let new = all[writes.len()..].iter().cloned();
         writes.extend(new.map(|write| (number, write)));
+        requests.resize(stage.scene.instance.token_requests(), number);
     }
     Record {
         writes,
-        requests: stage.scene.instance.token_requests(),
+        requests,
         end: end_of(&stage.scene).await,
     }
 }
@@ -160,7 +164,7 @@ pub(crate) async fn interrupted(
             stage.proxy.stop_at(write.clone(), Moment::Answered);
         }
         Interruption::KeptFromSeeing(_, write) => stage.proxy.hold_watches_at(write.clone()),
-        Interruption::KilledAtRequest(_) => {}
+        Interruption::KilledAtRequest(..) => {}
     }
     let mut came = false;
     let mut is_blind = false;
@@ -184,23 +188,21 @@ pub(crate) async fn interrupted(
             stage.done(*step).await;
         }
     }
-    if is_blind {
-        see_again(&stage.proxy);
-    }
     if !came {
         // An event is written after everything else.
-        came = tokio::time::timeout(PATIENCE, comes(&stage, interruption))
+        let before = stage.version().await;
+        if tokio::time::timeout(PATIENCE, comes(&stage, interruption))
             .await
-            .is_ok();
-        if came && !matches!(interruption, Interruption::KeptFromSeeing(..)) {
-            stage.restart().await;
+            .is_err()
+        {
+            let writes = stage.proxy.writes();
+            return Err(format!("the point never came; written was {writes:#?}"));
         }
+        let last = *scenario.steps.last().unwrap();
+        is_blind = carry_out(&mut stage, interruption, before, last).await;
     }
-    if !came {
-        return Err(format!(
-            "the point never came; written was {:#?}",
-            stage.proxy.writes()
-        ));
+    if is_blind {
+        see_again(&stage.proxy);
     }
     judge(&stage, scenario, record, interruption).await
 }
@@ -212,7 +214,7 @@ async fn comes(stage: &Stage, interruption: &Interruption) {
             stage.proxy.stopped().await;
         }
         Interruption::KeptFromSeeing(..) => stage.proxy.watches_held().await,
-        Interruption::KilledAtRequest(number) => {
+        Interruption::KilledAtRequest(_, number) => {
             stage.scene.instance.wait_for_token_requests(*number).await;
         }
     }
@@ -226,7 +228,7 @@ async fn carry_out(
     step: Step,
 ) -> bool {
     match interruption {
-        Interruption::KilledAtWrite(..) | Interruption::KilledAtRequest(_) => {
+        Interruption::KilledAtWrite(..) | Interruption::KilledAtRequest(..) => {
             stage.restart().await;
             false
         }
@@ -281,7 +283,7 @@ async fn judge(
         .scene
         .instance
         .token_requests()
-        .saturating_sub(record.requests);
+        .saturating_sub(record.requests.len());
     let allowed = interruption.may_cost(scenario);
     if extra > allowed {
         return Err(format!(
@@ -297,11 +299,10 @@ impl Interruption {
     /// about twice, by the one that was killed and by the next.
     fn may_cost(&self, scenario: &Scenario) -> usize {
         let refused = |step: &usize| matches!(scenario.steps[*step], Step::Refuse(_));
-        let may_be_refused = scenario.steps.iter().any(|s| matches!(s, Step::Refuse(_)));
         match self {
-            Self::KilledAtWrite(step, ..) | Self::ShownThePast(step, _) if refused(step) => 2,
-            Self::KilledAtRequest(_) if may_be_refused => 2,
-            Self::KilledAtWrite(..) | Self::KilledAtRequest(_) | Self::ShownThePast(..) => 1,
+            Self::KilledAtWrite(step, ..)
+            | Self::KilledAtRequest(step, _)
+            | Self::ShownThePast(step, _) => 1 + usize::from(refused(step)),
             Self::KeptFromSeeing(..) => 0,
         }
     }

@@ -19,3 +19,4 @@ mod proxy;
 mod renewal;
 mod secrecy;
 mod target;
+mod writes;

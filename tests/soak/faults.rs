@@ -60,6 +60,17 @@ impl Trouble {
         }
     }
 
+    /// Whether each client waits it out alone: one answer was bad, and says nothing of the next.
+    fn is_by_client(&self) -> bool {
+        match self {
+            Self::Instance(_, fault) => {
+                !fault.is_everywhere() && !matches!(fault, Fault::RateLimited { .. })
+            }
+            Self::RefusedOnce(_) => true,
+            _ => false,
+        }
+    }
+
     fn name(&self) -> String {
         match self {
             Self::OperatorKilled => "operator killed".to_owned(),
@@ -255,6 +266,7 @@ async fn befall(
     book.ledger().windows.push(Window {
         what: trouble.name(),
         instance,
+        by_client: trouble.is_by_client(),
         from,
         to: Timestamp::now() + lasts,
     });

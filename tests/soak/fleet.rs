@@ -4,11 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
-};
-use serde_json::{Value, json};
+use kube::{Api, Client, api::PostParams};
+use serde_json::json;
 use servicenow_credential_operator::api::ServiceNowCredential;
 use testkit::{
     cluster::{ControlPlane, Server},
@@ -16,7 +13,7 @@ use testkit::{
     servicenow::{self, Simulator, TokenMode},
 };
 
-use crate::support::{install_crd, rules};
+use crate::support::{install_crd, put_secret, rules};
 
 /// How long each token lives.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(10);
@@ -119,14 +116,9 @@ impl Fleet {
     pub(crate) async fn put_client(&self, member: &Member, secret: &str) {
         let client = servicenow::Client::new(member.client_id(), secret).with_lifetime(LIFETIME);
         self.instances[member.instance].add_client(client);
-        let body = json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": member.client_secret()},
-            "stringData": {"client-id": member.client_id(), "client-secret": secret},
-        });
-        self.apply(&self.secrets(), &member.client_secret(), &body)
-            .await;
+        let data = json!({"client-id": member.client_id(), "client-secret": secret});
+        let body = json!({"stringData": data});
+        put_secret(&self.secrets(), &member.client_secret(), body).await;
     }
 
     async fn put_resource(&self, member: &Member) {
@@ -144,13 +136,6 @@ impl Fleet {
             .create(&PostParams::default(), &resource)
             .await
             .unwrap_or_else(|error| panic!("no resource {}: {error}", member.name));
-    }
-
-    async fn apply(&self, api: &Api<Secret>, name: &str, body: &Value) {
-        let parameters = PatchParams::apply("somebody").force();
-        api.patch(name, &parameters, &Patch::Apply(body))
-            .await
-            .unwrap_or_else(|error| panic!("no Secret {name}: {error}"));
     }
 
     pub(crate) fn credentials(&self) -> Api<ServiceNowCredential> {

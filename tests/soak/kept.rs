@@ -10,7 +10,7 @@ use crate::{
     Size,
     fleet::{Fleet, LIFETIME},
     readers::{Book, read_journals, watch_secrets},
-    report::{Report, seconds, share_below},
+    report::{Report, seconds, share, share_below},
     support::eventually,
 };
 
@@ -102,10 +102,4 @@ fn judge(fleet: &Fleet, book: &Book, operator: &Operator) {
             operator.log()
         );
     }
-}
-
-/// What percentage a part is of the whole.
-#[allow(clippy::cast_precision_loss, reason = "counts of thousands")]
-pub(crate) fn share(part: usize, whole: usize) -> f64 {
-    100.0 * part as f64 / whole.max(1) as f64
 }

@@ -30,6 +30,8 @@ pub(crate) struct Window {
     pub(crate) what: String,
     /// The instance that it concerns, or everybody.
     pub(crate) instance: Option<usize>,
+    /// Each client waits it out alone, and not the whole origin.
+    pub(crate) by_client: bool,
     pub(crate) from: Timestamp,
     pub(crate) to: Timestamp,
 }

@@ -45,3 +45,9 @@ pub(crate) fn share_below(sorted: &[SignedDuration], share: f64) -> SignedDurati
     let index = ((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1);
     sorted.get(index).copied().unwrap_or(SignedDuration::ZERO)
 }
+
+/// What percentage a part is of the whole.
+#[allow(clippy::cast_precision_loss, reason = "counts of thousands")]
+pub(crate) fn share(part: usize, whole: usize) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
+}

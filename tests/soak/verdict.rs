@@ -10,10 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     Size,
     fleet::Fleet,
-    kept::share,
     ledger::{Ledger, Stale},
     readers::{Book, Reads},
-    report::{Report, seconds},
+    report::{Report, seconds, share},
 };
 
 /// The smaller of the least interval between renewals and half the lifetime, less what a machine
@@ -135,16 +134,6 @@ fn asked_in_trouble(ledger: &Ledger, fleet: &Fleet) -> Vec<String> {
         let Some(instance) = window.instance else {
             continue;
         };
-        let alone = [
-            "LoginPage",
-            "Truncated",
-            "HugeBody",
-            "NoAccess",
-            "ExpiresIn",
-        ]
-        .iter()
-        .chain(&["TokenType", "Redirect", "Delay", "refused once"])
-        .any(|name| window.what.contains(name));
         let asked = fleet
             .members
             .iter()
@@ -165,7 +154,7 @@ fn asked_in_trouble(ledger: &Ledger, fleet: &Fleet) -> Vec<String> {
             reason = "a handful"
         )]
         let probes = probes as usize;
-        let allowed = if alone {
+        let allowed = if window.by_client {
             askers * (1 + probes)
         } else {
             2 * UNDER_WAY + probes

@@ -74,8 +74,6 @@ fn resource_of(resource: &ServiceNowCredential, secrets: &BTreeMap<String, Secre
     without_times(&mut status);
     if let Some(failure) = status.get_mut("failure").and_then(Value::as_object_mut) {
         failure.insert("count".to_owned(), json!("<count>"));
-        // Whether another attempt is timed is part of the reason.
-        failure.remove("retryTime");
     }
     json!({
         "annotations": resource.annotations(),

@@ -160,9 +160,6 @@ impl Scene {
         let cluster = cluster().await;
         let client = cluster.admin().await;
         let namespace = cluster.fresh_namespace("scene").await;
-        instance.set_mode(TokenMode::AlwaysNew);
-        instance
-            .add_client(servicenow::Client::new(CLIENT_ID, CLIENT_SECRET).with_lifetime(lifetime));
         let kubeconfig = cluster
             .service_account(&namespace, "operator", rules())
             .await;
@@ -173,25 +170,28 @@ impl Scene {
             instance,
             kubeconfig,
         };
-        scene.put_client_secret(CLIENT_ID, CLIENT_SECRET).await;
-        scene
+        scene.with_client(lifetime).await
     }
 
     /// Another namespace and another instance, set up alike, for the same operator.
     pub async fn beside(&self, lifetime: Duration) -> Self {
-        let instance = Simulator::start().await;
-        instance.set_mode(TokenMode::AlwaysNew);
-        instance
-            .add_client(servicenow::Client::new(CLIENT_ID, CLIENT_SECRET).with_lifetime(lifetime));
         let scene = Self {
             cluster: self.cluster,
             client: self.client.clone(),
             namespace: self.cluster.fresh_namespace("scene").await,
-            instance,
+            instance: Simulator::start().await,
             kubeconfig: self.kubeconfig.clone(),
         };
-        scene.put_client_secret(CLIENT_ID, CLIENT_SECRET).await;
-        scene
+        scene.with_client(lifetime).await
+    }
+
+    /// The client, at the instance and in the namespace.
+    async fn with_client(self, lifetime: Duration) -> Self {
+        let client = servicenow::Client::new(CLIENT_ID, CLIENT_SECRET).with_lifetime(lifetime);
+        self.instance.set_mode(TokenMode::AlwaysNew);
+        self.instance.add_client(client);
+        self.put_client_secret(CLIENT_ID, CLIENT_SECRET).await;
+        self
     }
 
     /// How this scene's operator is started.
@@ -224,18 +224,8 @@ impl Scene {
     }
 
     /// Creates a Secret, or changes it, as somebody else.
-    pub async fn put_secret(&self, name: &str, mut body: Value) {
-        body["apiVersion"] = json!("v1");
-        body["kind"] = json!("Secret");
-        body["metadata"]["name"] = json!(name);
-        self.secrets()
-            .patch(
-                name,
-                &PatchParams::apply("somebody").force(),
-                &Patch::Apply(body),
-            )
-            .await
-            .unwrap_or_else(|error| panic!("no Secret {name}: {error}"));
+    pub async fn put_secret(&self, name: &str, body: Value) {
+        put_secret(&self.secrets(), name, body).await;
     }
 
     /// The spec of the smallest resource of this scene.
@@ -378,6 +368,16 @@ impl Scene {
             .map(|e| (e.type_.unwrap_or_default(), e.reason.unwrap_or_default()))
             .collect()
     }
+}
+
+/// Creates a Secret, or changes it, as somebody else.
+pub async fn put_secret(secrets: &Api<Secret>, name: &str, mut body: Value) {
+    body["apiVersion"] = json!("v1");
+    body["kind"] = json!("Secret");
+    body["metadata"]["name"] = json!(name);
+    let somebody = PatchParams::apply("somebody").force();
+    let put = secrets.patch(name, &somebody, &Patch::Apply(body)).await;
+    put.unwrap_or_else(|error| panic!("no Secret {name}: {error}"));
 }
 
 /// Status, reason and message of a condition.

@@ -4,7 +4,6 @@
     reason = "this is a program for the command line"
 )]
 
-use mimalloc::MiMalloc;
 use std::{
     process::ExitCode,
     sync::{
@@ -16,6 +15,7 @@ use std::{
 };
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use simulation::{
     Broken, Run, Size, Statistics, simulate,
     time::{DAY, Micros, SECOND},

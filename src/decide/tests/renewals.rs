@@ -289,6 +289,21 @@ fn a_token_kept_until_expiry_is_asked_for_at_expiry_only_and_prepared_for_just_b
 }
 
 #[test]
+fn a_token_that_did_not_move_is_asked_for_when_it_is_due_and_after_that_at_its_expiry_only() {
+    // The answer came too soon after the last one to tell whether the token is kept.
+    let unmoved = |asked| {
+        let mut same = held("first", 0, 1800);
+        same.sent_at = at(asked);
+        let scene = Scene::synced().at(asked).renew_requested("now");
+        let scene = scene.reads_client().asked(asked).answered(Ok(same));
+        let token = scene.ended().status().token.clone();
+        token.unwrap().renewal_time.0
+    };
+    assert_eq!(unmoved(2), at(1200));
+    assert_eq!(unmoved(1200), at(1800));
+}
+
+#[test]
 fn a_moved_expiry_is_written_and_an_unmoved_one_is_not() {
     let scene = Scene::synced().at(1200).reads_client().asked(1200);
     let mut moved = held("first", 1200, 1800);

@@ -183,13 +183,6 @@ impl ApiProxy {
         self.shared.setting().stop_at = Some((write, moment));
     }
 
-    /// Stops the world now.
-    pub fn stop(&self) {
-        self.shared
-            .course
-            .send_modify(|course| course.stopped = true);
-    }
-
     /// Waits until the world has stopped.
     pub async fn stopped(&self) {
         let mut course = self.shared.course.subscribe();
