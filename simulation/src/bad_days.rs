@@ -134,7 +134,7 @@ impl Run {
 
     /// What a clock recorded that is set back while nobody looks cannot be told from the truth.
     fn set_clock(&mut self, by: Micros) {
-        if self.leaderless {
+        if self.leaderless || self.dies_at_next_step.is_some() {
             return;
         }
         self.offset += by;

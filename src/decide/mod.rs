@@ -264,9 +264,6 @@ fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
     if v.has_written() || v.target_is_as_recorded() {
         return Ok(v);
     }
-    if let Some(failure) = v.o.unreadable {
-        return Err(settle::failed_alone(&v, failure).into());
-    }
     if let (Some((version, failure)), Seen::Present(seen)) =
         (&v.o.memory.judged_target, &v.o.target_seen)
         && version == seen
@@ -276,8 +273,10 @@ fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
     }
     let target = match (v.o.target, &v.o.target_seen) {
         (Some(target), _) => target,
-        (None, Seen::Present(_)) => return Err(Step::ReadTarget),
-        (None, Seen::Unknown) if v.recorded_target().is_some() => return Err(Step::ReadTarget),
+        (None, Seen::Present(_)) => return Err(target_to_be_read(&v)),
+        (None, Seen::Unknown) if v.recorded_target().is_some() => {
+            return Err(target_to_be_read(&v));
+        }
         (None, Seen::Unknown | Seen::Absent) => return Ok(v),
     };
     let Some(target) = target else { return Ok(v) };
@@ -296,6 +295,14 @@ fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
         return Err(settle::in_conflict(&v, &target.version, &other_type(&v, target)).into());
     }
     Ok(v.adopting(target))
+}
+
+/// Only a look at the target tells what to do. One that could not be read is looked at later.
+fn target_to_be_read(v: &View<'_>) -> Step {
+    match v.o.unreadable {
+        Some(failure) => settle::failed_alone(v, failure).into(),
+        None => Step::ReadTarget,
+    }
 }
 
 /// Neither a wait of this resource's own is left, remembered or read from its status, nor is the
@@ -365,7 +372,9 @@ fn old_token_is_put_back(
 fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(), Step> {
     match v.o.written {
         Some((_, WriteOutcome::Done(_))) => return Ok(()),
-        Some((_, WriteOutcome::Changed)) if v.o.target.is_none() => return Err(Step::ReadTarget),
+        Some((_, WriteOutcome::Changed)) if v.o.target.is_none() => {
+            return Err(target_to_be_read(v));
+        }
         Some((_, WriteOutcome::Changed | WriteOutcome::Failed(_))) | None => {}
     }
     let data = v
@@ -398,7 +407,7 @@ fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(
             }
         }
         // Another spec may have dropped names: only a look at the Secret tells.
-        (None, Seen::Present(_)) if !v.basis_is_recorded() => return Err(Step::ReadTarget),
+        (None, Seen::Present(_)) if !v.basis_is_recorded() => return Err(target_to_be_read(v)),
         (None, Seen::Present(seen)) => TargetWrite::Apply {
             uid: seen.uid.clone(),
             desired,

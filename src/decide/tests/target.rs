@@ -111,6 +111,18 @@ fn a_secret_that_vanished_while_it_was_written_is_created() {
 }
 
 #[test]
+fn a_secret_that_changed_while_it_was_written_and_cannot_be_read_is_looked_at_later() {
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let scene = scene.answered(Ok(held("second", 1200, 1800)));
+    let mut scene = scene.write_ended(WriteOutcome::Changed);
+    assert!(scene.wants_to_read_target());
+    scene.unreadable = Some(Failure::new(Reason::InternalError, "not now"));
+    let end = scene.end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::InternalError));
+    assert_eq!(end.wake, Some(at(1201)));
+}
+
+#[test]
 fn a_predecessors_secret_is_taken_over() {
     let mut by_owner = first_secret(100);
     by_owner.controller = Some(owner("ServiceNowCredential", "itsm", "an-earlier-uid"));
