@@ -109,15 +109,6 @@ impl Run {
                 let line = format!("{} {}", active.name, brief(&step));
                 self.note(|| line);
             }
-            let Some(operator) = self.operator(index, epoch) else {
-                return Ok(());
-            };
-            if let Step::Ask(wish) = step {
-                let name = active.name.clone();
-                operator.core.ask(&name, &mut active.round, *wish, now);
-                operator.rounds[slot] = Some(active);
-                continue;
-            }
             let (wait, fate) = self.fate();
             let call = match step {
                 Step::Settle(settle) => return self.settle(index, epoch, (slot, active), *settle),
@@ -125,6 +116,7 @@ impl Run {
                 Step::ReadTarget => Call::Target,
                 Step::Write { write, put_back } => Call::Write(write, put_back),
                 Step::RemovePrevious { name, uid } => Call::RemovePrevious(name, uid),
+                // The core has asked.
                 Step::Ask(_) => continue,
             };
             let credential = active.credential.clone();

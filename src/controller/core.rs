@@ -259,9 +259,15 @@ impl Core {
         }
     }
 
-    /// The next step for a resource; `None` when it is gone.
-    pub fn decide(&self, name: &Name, round: &mut Round, now: Timestamp) -> Option<Step> {
-        let step = self.observe(name, round, now, decide)?;
+    /// The next step for a resource; `None` when it is gone. A token is asked for here, and the
+    /// step after that returned: an answer, to this or to another's request, is never between the
+    /// two.
+    pub fn decide(&mut self, name: &Name, round: &mut Round, now: Timestamp) -> Option<Step> {
+        let mut step = self.observe(name, round, now, decide)?;
+        if let Step::Ask(wish) = step {
+            self.ask(name, round, *wish, now);
+            step = self.observe(name, round, now, decide)?;
+        }
         if let (Step::Write { .. }, Some(Ok((key, _)))) = (&step, &round.client) {
             // What is written is what is recorded, whatever the broker learns meanwhile.
             let exchange = round.exchange.take();
@@ -363,8 +369,7 @@ impl Core {
         round.unreadable = Some(failure);
     }
 
-    /// A token is asked for.
-    pub fn ask(&mut self, name: &Name, round: &mut Round, wish: Wish, now: Timestamp) {
+    fn ask(&mut self, name: &Name, round: &mut Round, wish: Wish, now: Timestamp) {
         let Some(Ok((key, _))) = &round.client else {
             return;
         };

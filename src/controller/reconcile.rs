@@ -55,10 +55,6 @@ impl Controller {
                     Err(failure) => core.target_unreadable(round, failure),
                 });
             }
-            Step::Ask(wish) => {
-                self.with_core(|core| core.ask(name, round, *wish, now));
-                self.changed.notify_one();
-            }
             Step::Write { write, put_back } => {
                 let outcome = self.cluster.write_target(&credential, &write).await;
                 if let WriteOutcome::Done(_) = outcome {
@@ -75,13 +71,17 @@ impl Controller {
                 let removed = self.cluster.remove_target(&credential, &old, &uid).await;
                 round.previous_removed(removed);
             }
-            Step::Settle(_) => {}
+            // The core has asked.
+            Step::Ask(_) | Step::Settle(_) => {}
         }
     }
 
     /// Writes the status, publishes the event, and goes to sleep.
     async fn settle(&self, name: &Name, round: Round, mut settle: Settle) -> Outcome {
         let outcome = settle.outcome;
+        if outcome == Outcome::Waiting {
+            self.changed.notify_one();
+        }
         let Some(credential) = self.with_core(|core| core.subject(name, &round)) else {
             self.forget(name);
             return outcome;

@@ -143,6 +143,11 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
             old_token_is_put_back(&v, client, exchange)?;
             if v.has_written() {
                 previous_is_removed(&v)?;
+                // What was written has to be on record before another token can be: it is asked
+                // for, or found to be there by now, in a round of its own.
+                if matches!(step, Step::Ask(_)) {
+                    return Err(settle::put_back(&v).into());
+                }
             }
             return Err(step);
         }

@@ -89,6 +89,8 @@ pub struct Transition {
 
 /// How long an attempt after the expiry may take before `Ready` says that the token expired.
 const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(5);
+/// What cannot wait is looked at again after so long.
+const AT_ONCE: SignedDuration = SignedDuration::from_millis(1);
 /// Whoever waits for an answer looks again after so long, woken or not.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// How long a new resource waits before its status says that it does.
@@ -155,6 +157,13 @@ pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
         }
     }
     end.into_settle()
+}
+
+/// The token that is to be renewed is where it was taken away: now it is renewed.
+pub(super) fn put_back(v: &View<'_>) -> Settle {
+    let mut settle = asked(v, v.o.now);
+    settle.wake = Some(plus(v.o.now, AT_ONCE));
+    settle
 }
 
 /// A renewal was asked for sooner than the instance may be asked again.

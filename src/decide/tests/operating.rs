@@ -112,7 +112,6 @@ impl World {
                 let secret = self.secrets.get(&target).cloned();
                 self.core.target_read(name, round, secret);
             }
-            Step::Ask(wish) => self.core.ask(name, round, *wish, self.now),
             Step::Write { write, put_back } => {
                 let outcome = self.write(&credential, &write);
                 let sha256 = write.desired().data.sha256();
@@ -124,7 +123,7 @@ impl World {
                 self.meddle(&old, |target| target.version.uid != uid);
                 round.previous_removed(Ok(()));
             }
-            Step::Settle(_) => {}
+            Step::Ask(_) | Step::Settle(_) => {}
         }
     }
 

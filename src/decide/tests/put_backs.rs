@@ -1,5 +1,7 @@
 //! Put-backs in spite of waits, and fights.
 
+use jiff::SignedDuration;
+
 use super::scene::*;
 use crate::{
     api::Reason,
@@ -63,6 +65,20 @@ fn a_deleted_target_is_put_back_before_the_answer_that_is_waited_for() {
     let (write, _) = scene.writes();
     let end = scene.wrote(&write, 102).end();
     assert_eq!(end.outcome, Outcome::Waiting);
+}
+
+#[test]
+fn what_was_put_back_is_on_record_before_its_successor_is_asked_for() {
+    let scene = Scene::synced().at(1200).target_deleted().reads_client();
+    let (write, _) = scene.writes();
+    let scene = scene.wrote(&write, 102);
+    let end = scene.end();
+    let soon = at(1200) + SignedDuration::from_millis(1);
+    assert_eq!((end.outcome, end.wake), (Outcome::Waiting, Some(soon)));
+    let recorded = end.status.expect("it is on record");
+    assert_eq!(recorded.token, Scene::synced().status().token);
+    assert_eq!(recorded.target.unwrap().resource_version, "102");
+    scene.ended().reads_client().asks();
 }
 
 #[test]
