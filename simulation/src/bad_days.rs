@@ -152,6 +152,8 @@ impl Run {
 
     /// The operator's loop goes round, and sees that the clock was set.
     pub(crate) fn clock_set(&mut self, by: Micros) -> Done {
+        // What was told between the two is set back too.
+        self.promises.give_all(self.plan.sharing);
         for index in 0..2 {
             let epoch = self.epochs[index];
             if let Some(operator) = self.operators[index].as_mut() {

@@ -9,7 +9,7 @@ use super::queue::Queue;
 use crate::{
     api::Reason,
     decide::{
-        Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish,
+        Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish, abandon,
         backoff::LONGEST_WAIT,
         decide, fail,
         failure::class_of,
@@ -37,6 +37,8 @@ pub struct Core {
     listed: bool,
     leading: bool,
     restored: bool,
+    /// How often the clock was set back.
+    clock: u32,
     /// When work was last handed out: near enough to tell who is in a hurry.
     now: Timestamp,
 }
@@ -60,6 +62,8 @@ pub struct Round {
     /// changes meanwhile wakes it again.
     credential: Option<Arc<Credential>>,
     random: f64,
+    /// The clock by which it began: one round is about one clock, too.
+    clock: u32,
     client: Option<Result<(Arc<SharingKey>, ClientRead), Failure>>,
     asked_at: Option<Timestamp>,
     exchange: Option<Exchange>,
@@ -98,6 +102,7 @@ impl Core {
             listed: false,
             leading: false,
             restored: false,
+            clock: 0,
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -169,6 +174,7 @@ impl Core {
     /// The machine's clock was set back by this much, as a clock that cannot be set tells. What is
     /// in memory is told by the new clock from now on, and what statuses tell is looked at again.
     pub fn clock_set_back(&mut self, by: SignedDuration) {
+        self.clock += 1;
         self.broker.clock_set_back(by);
         for pending in self.pending.values_mut() {
             pending.asked_at -= by;
@@ -216,12 +222,17 @@ impl Core {
         Urgency::of(token.map(validity_of), self.now)
     }
 
+    fn new_round(&self, random: f64) -> Round {
+        Round {
+            random,
+            clock: self.clock,
+            ..Round::default()
+        }
+    }
+
     /// Begins a reconcile: an answer that was waited for is picked up.
     pub fn begin(&mut self, name: &Name, now: Timestamp, random: f64) -> Round {
-        let mut round = Round {
-            random,
-            ..Round::default()
-        };
+        let mut round = self.new_round(random);
         if let Some(credential) = self.store.get(name) {
             round.credential = Some(credential.clone());
             let memory = memory_of(&mut self.memories, credential);
@@ -263,6 +274,9 @@ impl Core {
     /// step after that returned: an answer, to this or to another's request, is never between the
     /// two.
     pub fn decide(&mut self, name: &Name, round: &mut Round, now: Timestamp) -> Option<Step> {
+        if round.clock != self.clock {
+            return self.observe(name, round, now, |observed| abandon(observed).into());
+        }
         let mut step = self.observe(name, round, now, decide)?;
         if let Step::Ask(wish) = step {
             self.ask(name, round, *wish, now);
@@ -283,12 +297,10 @@ impl Core {
         failure: &Failure,
         now: Timestamp,
         random: f64,
-    ) -> Option<Settle> {
-        let round = Round {
-            random,
-            ..Round::default()
-        };
-        self.observe(name, &round, now, |observed| fail(observed, failure))
+    ) -> Option<(Round, Settle)> {
+        let round = self.new_round(random);
+        let settle = self.observe(name, &round, now, |observed| fail(observed, failure))?;
+        Some((round, settle))
     }
 
     /// Gathers what a decision is made from.
@@ -435,6 +447,15 @@ impl Core {
         };
         let (uid, memory) = self.memories.entry(name.clone()).or_default();
         uid.clone_from(&subject.uid);
+        if round.clock != self.clock {
+            // It was woken when the clock was set back, and is looked at again.
+            let told = settle.status.as_ref().and_then(|s| s.token.as_ref());
+            memory.distrusted = told.map(|token| token.issued_at.0).or(memory.distrusted);
+            if let Some(Ok((key, _))) = &round.client {
+                self.broker.unask(key, name);
+            }
+            return;
+        }
         memory.clone_from(&settle.memory);
         let urgency = self.urgency(name);
         self.queue.schedule(name, settle.wake, urgency);

@@ -143,7 +143,7 @@ impl Controller {
     async fn fail(&self, name: &Name, doing: &str) -> Option<Outcome> {
         let (now, random) = (self.clock.now(), rand::random());
         let failure = panicked(doing);
-        let settle = self.with_core(|core| core.fail(name, &failure, now, random))?;
-        Some(self.settle(name, Round::default(), settle).await)
+        let (round, settle) = self.with_core(|core| core.fail(name, &failure, now, random))?;
+        Some(self.settle(name, round, settle).await)
     }
 }

@@ -15,11 +15,11 @@ use kube::{Client, client::Body};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
-use super::{Bounds, Controller, Parts, Scope};
+use super::{Bounds, Controller, Core, Parts, Scope};
 use crate::{
     Clock, SystemClock,
-    api::{AllowedHosts, ClientAuthentication, Instance, ServiceNowCredentialSpec},
-    decide::{Credential, Name, observed::Policy},
+    api::{AllowedHosts, ClientAuthentication, Instance, Reason, ServiceNowCredentialSpec},
+    decide::{Credential, Failure, Name, Outcome, Step, observed::Policy},
     kubernetes::{Cluster, Fence},
     servicenow::{SharingKey, TokenEndpoint, Urgency},
     telemetry::{Health, Metrics},
@@ -56,10 +56,6 @@ fn controller(clock: Arc<dyn Clock>, fence: Fence) -> Arc<Controller> {
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(Health::default()),
     };
-    let policy = Policy {
-        allowed_hosts: AllowedHosts::default(),
-        min_renew_interval: SignedDuration::from_secs(5),
-    };
     let scope = Scope {
         namespaces: Vec::new(),
         selector: None,
@@ -68,7 +64,14 @@ fn controller(clock: Arc<dyn Clock>, fence: Fence) -> Arc<Controller> {
         concurrency: 1,
         instance_concurrency: 1,
     };
-    Controller::new(parts, policy, scope, bounds)
+    Controller::new(parts, policy(), scope, bounds)
+}
+
+fn policy() -> Policy {
+    Policy {
+        allowed_hosts: AllowedHosts::default(),
+        min_renew_interval: SignedDuration::from_secs(5),
+    }
 }
 
 fn credential(name: &Name) -> Credential {
@@ -156,4 +159,28 @@ async fn a_standby_that_begins_to_lead_looks_at_all_that_is_there_and_at_nothing
         assert_eq!(core.take(Timestamp::UNIX_EPOCH), Some(here));
         assert_eq!(core.take(Timestamp::UNIX_EPOCH), None);
     });
+}
+
+#[test]
+fn what_a_round_came_to_by_a_clock_that_was_set_back_meanwhile_counts_for_nothing() {
+    let mut core = Core::new(policy(), 1);
+    let name = Name::new("team-a", "itsm");
+    let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::from_second(7200).unwrap());
+    core.all_listed();
+    core.lead();
+    let woken = core.store.apply(credential(&name));
+    core.wake(woken);
+    assert_eq!(core.take(late).as_ref(), Some(&name));
+    let mut round = core.begin(&name, late, 0.0);
+    let failure = Failure::new(Reason::InternalError, "by the old clock");
+    let (settling, settle) = core.fail(&name, &failure, late, 0.0).unwrap();
+    core.clock_set_back(SignedDuration::from_hours(2));
+    let Some(Step::Settle(abandoned)) = core.decide(&name, &mut round, early) else {
+        panic!("it goes on by two clocks")
+    };
+    assert_eq!((abandoned.outcome, abandoned.status), (Outcome::Idle, None));
+    core.settled(&name, settling, &settle);
+    core.finish(&name);
+    assert_eq!(core.queue.next_timer(), None, "it waits for no old time");
+    assert_eq!(core.take(early), Some(name), "it is looked at again");
 }

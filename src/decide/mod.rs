@@ -92,6 +92,11 @@ pub fn decide(observed: &Observed<'_>) -> Step {
     }
 }
 
+/// The end of a reconcile whose beginning was told by a clock that has been set back since.
+pub fn abandon(observed: &Observed<'_>) -> Settle {
+    settle::leave_alone(observed)
+}
+
 /// The end of a reconcile that met a bug: it is tried again, backed off.
 pub fn fail(observed: &Observed<'_>, failure: &Failure) -> Settle {
     let fallback = ServiceNowCredentialSpec::default().into();
@@ -101,6 +106,7 @@ pub fn fail(observed: &Observed<'_>, failure: &Failure) -> Settle {
 
 /// The checks in their order. `Err` is the first that applied, `Ok` the end of the chain.
 fn chain(o: &Observed<'_>) -> Result<Step, Step> {
+    // Its Secret goes by its owner reference.
     if o.credential.deleting {
         return Err(settle::leave_alone(o).into());
     }

@@ -96,7 +96,7 @@ const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// How long a new resource waits before its status says that it does.
 const PENDING_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
-/// The resource is on its way out: its Secret goes by its owner reference.
+/// Nothing is done and nothing said.
 pub(super) fn leave_alone(o: &Observed<'_>) -> Settle {
     Settle {
         outcome: Outcome::Idle,
