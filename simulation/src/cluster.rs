@@ -90,7 +90,7 @@ impl Cluster {
             deleting: false,
             renew_request: None,
             spec: Ok(spec.into()),
-            status: ServiceNowCredentialStatus::default(),
+            status: Arc::default(),
         };
         self.news.push(News::Resource(Arc::new(credential.clone())));
         self.resources.insert(credential.name.clone(), credential);
@@ -256,7 +256,7 @@ impl Cluster {
     pub fn write_status(
         &mut self,
         credential: &Credential,
-        status: &ServiceNowCredentialStatus,
+        status: &Arc<ServiceNowCredentialStatus>,
     ) -> Option<String> {
         let known = self.resources.get(&credential.name);
         known.filter(|known| known.uid == credential.uid)?;

@@ -101,7 +101,7 @@ pub(crate) struct Landing {
     pub(crate) call: Call,
     pub(crate) fate: Fate,
     pub(crate) credential: Arc<Credential>,
-    pub(crate) status: Option<ServiceNowCredentialStatus>,
+    pub(crate) status: Option<Arc<ServiceNowCredentialStatus>>,
 }
 
 /// What becomes of a call.

@@ -201,7 +201,7 @@ impl Run {
                 Some(Tamper::NeverSleeps) => settle.wake = Some(now),
                 _ => {}
             }
-            operator.core.settled(&active.name, active.round, &settle);
+            operator.core.settled(&active.name, active.round, settle);
         }
         operator.core.finish(&active.name);
         Ok(())

@@ -63,14 +63,14 @@ impl Run {
         match &answer.result {
             Ok(token) => {
                 self.statistics.renewals += u64::from(answer.news);
-                let lifetime = self.instances[instance].clients[number].lifetime;
                 let issued = Issued::read(token.token.expose().as_bytes());
+                let expiry = issued.map_or(self.now, |i| self.instances[instance].expiry(i));
                 let good = Good {
                     sent: sent.at,
                     now: self.now,
-                    expiry: issued.map_or(self.now, |i| self.instances[instance].expiry(i)),
+                    expiry,
                     news: answer.news,
-                    share: self.largest_share((instance, number), lifetime),
+                    share: self.largest_share((instance, number), expiry - self.now),
                 };
                 self.promises.succeeded(client, good)?;
             }
@@ -91,7 +91,8 @@ impl Run {
         Ok(())
     }
 
-    /// Of those who use this client, the largest share of the lifetime that shall be left.
+    /// Of those who use this client, the largest share of the lifetime that shall be left, as it
+    /// is told to somebody who has not heard of the token before.
     fn largest_share(&self, client: (usize, usize), lifetime: Micros) -> f64 {
         let users = self.plan.clients.iter().zip(&self.plan.margins);
         let users = users.filter(|(of, _)| **of == client);

@@ -245,7 +245,7 @@ impl Core {
                 .client_secret()
                 .map(|secret| self.store.seen(&secret));
             let still = |p: &Pending| {
-                seen == Some(Seen::Present(p.client.version.clone()))
+                matches!(seen, Some(Seen::Present(version)) if *version == p.client.version)
                     && p.basis == basis_of(credential)
             };
             if let Some(pending) = self.pending.remove(name) {
@@ -314,7 +314,7 @@ impl Core {
         let credential = &*self.subject(name, round)?;
         let fallback = Memory::default();
         let memory = self.memories.get(name).map_or(&fallback, |(_, m)| m);
-        let seen = |secret: Option<Name>| secret.map_or(Seen::Unknown, |s| self.store.seen(&s));
+        let seen = |secret: Option<Name>| secret.map_or(&Seen::Unknown, |s| self.store.seen(&s));
         let exchange = round.exchange.clone();
         let (client, exchange) = match &round.client {
             None => (None, None),
@@ -440,7 +440,7 @@ impl Core {
     }
 
     /// A reconcile has settled: memory and timer are set, and an unanswered request is kept.
-    pub fn settled(&mut self, name: &Name, round: Round, settle: &Settle) {
+    pub fn settled(&mut self, name: &Name, round: Round, settle: Settle) {
         let Some(subject) = self.subject(name, &round) else {
             self.forget(name);
             return;
@@ -456,7 +456,7 @@ impl Core {
             }
             return;
         }
-        memory.clone_from(&settle.memory);
+        *memory = settle.memory;
         let urgency = self.urgency(name);
         self.queue.schedule(name, settle.wake, urgency);
         let client = round.client.and_then(Result::ok);

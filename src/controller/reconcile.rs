@@ -116,7 +116,7 @@ impl Controller {
                 tracing::debug!(resource = %name, outcome = outcome.as_str(), "settled")
             }
         }
-        self.with_core(|core| core.settled(name, round, &settle));
+        self.with_core(|core| core.settled(name, round, settle));
         outcome
     }
 

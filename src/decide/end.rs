@@ -1,5 +1,7 @@
 //! A settle in the making: what all ends have in common.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::{
@@ -25,7 +27,7 @@ impl<'a> End<'a> {
         let mut memory = v.o.memory.clone();
         let since = v.o.now - FIGHT_PERIOD;
         memory.put_backs.retain(|at| *at > since);
-        let mut status = v.o.credential.status.clone();
+        let mut status = ServiceNowCredentialStatus::clone(&v.o.credential.status);
         status.token.clone_from(&v.token);
         // What was written is on record whatever else the round comes to, unless something is
         // still to be removed that only the record knows of.
@@ -56,9 +58,9 @@ impl<'a> End<'a> {
             return true;
         }
         let seen = if wanted {
-            &self.v.o.target_seen
+            self.v.o.target_seen
         } else {
-            &self.v.o.previous_seen
+            self.v.o.previous_seen
         };
         match seen {
             Seen::Unknown => true,
@@ -134,12 +136,12 @@ impl<'a> End<'a> {
     }
 
     pub(super) fn into_settle(self) -> Settle {
-        let old = &self.v.o.credential.status;
+        let old = &*self.v.o.credential.status;
         let changed = *old != self.status;
         Settle {
             outcome: self.outcome,
             transition: transition(old, &self.status),
-            status: changed.then_some(self.status),
+            status: changed.then(|| Arc::new(self.status)),
             wake: self.wake,
             memory: self.memory,
         }

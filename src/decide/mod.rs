@@ -239,7 +239,7 @@ fn target_is_free(v: &View<'_>) -> Result<(), Step> {
 
 /// The client Secret exists, as far as the cache knows.
 fn client_exists(v: &View<'_>) -> Result<(), Step> {
-    if v.o.client_seen != Seen::Absent {
+    if *v.o.client_seen != Seen::Absent {
         return Ok(());
     }
     let failure = client_secret_missing(v.spec, &v.o.credential.name.namespace);
@@ -276,13 +276,13 @@ fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
         return Ok(v);
     }
     if let (Some((version, failure)), Seen::Present(seen)) =
-        (&v.o.memory.judged_target, &v.o.target_seen)
+        (&v.o.memory.judged_target, v.o.target_seen)
         && version == seen
         && v.o.target.is_none()
     {
         return Err(settle::failed_locally(&v, failure).into());
     }
-    let target = match (v.o.target, &v.o.target_seen) {
+    let target = match (v.o.target, v.o.target_seen) {
         (Some(target), _) => target,
         (None, Seen::Present(_)) => return Err(target_to_be_read(&v)),
         (None, Seen::Unknown) if v.recorded_target().is_some() => {
@@ -399,7 +399,7 @@ fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(
         return Err(settle::failed_alone(v, &fight(v)).into());
     }
     let desired = Desired::new(v.o.credential, v.spec, held, data);
-    let write = match (v.o.target, &v.o.target_seen) {
+    let write = match (v.o.target, v.o.target_seen) {
         (Some(None), _) | (None, Seen::Absent | Seen::Unknown) => TargetWrite::Create(desired),
         (Some(Some(target)), _) => {
             let dropped = desired.dropped(target);

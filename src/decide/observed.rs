@@ -18,8 +18,13 @@ use crate::{
 
 /// A spec with what follows from it alone, worked out once.
 #[derive(Clone, Debug)]
-pub struct CheckedSpec {
-    spec: Arc<ServiceNowCredentialSpec>,
+pub struct CheckedSpec(Arc<Checked>);
+
+#[derive(Debug)]
+struct Checked {
+    spec: ServiceNowCredentialSpec,
+    client_secret: Arc<str>,
+    target: Option<Arc<str>>,
     basis: Basis,
     instance: Result<Instance, InstanceError>,
     violation: Option<String>,
@@ -29,34 +34,37 @@ pub struct CheckedSpec {
 impl CheckedSpec {
     /// What decides which token is written and how.
     pub fn basis(&self) -> Basis {
-        self.basis
+        self.0.basis
     }
 
     /// The instance that it names.
     pub fn instance(&self) -> Result<&Instance, &InstanceError> {
-        self.instance.as_ref()
+        self.0.instance.as_ref()
     }
 
     /// The rule that it breaks, as a sentence.
     pub fn violation(&self) -> Option<&str> {
-        self.violation.as_deref()
+        self.0.violation.as_deref()
     }
 
     /// Whether its templates can be rendered.
     pub(super) fn templates(&self) -> Result<(), &Failure> {
-        self.templates.as_ref().copied()
+        self.0.templates.as_ref().copied()
     }
 }
 
 impl From<ServiceNowCredentialSpec> for CheckedSpec {
     fn from(spec: ServiceNowCredentialSpec) -> Self {
-        Self {
+        let target = spec.target.as_ref().and_then(|t| t.name.as_deref());
+        Self(Arc::new(Checked {
+            client_secret: spec.client.secret_ref.name.as_str().into(),
+            target: target.map(Arc::from),
             basis: Basis::of(&spec),
             instance: spec.parsed_instance(),
             violation: spec.validate().err(),
             templates: template::check(&spec.target_data()),
-            spec: Arc::new(spec),
-        }
+            spec,
+        }))
     }
 }
 
@@ -64,7 +72,7 @@ impl Deref for CheckedSpec {
     type Target = ServiceNowCredentialSpec;
 
     fn deref(&self) -> &ServiceNowCredentialSpec {
-        &self.spec
+        &self.0.spec
     }
 }
 
@@ -113,33 +121,36 @@ pub struct Credential {
     /// The spec, or why it could not be read.
     pub spec: Result<CheckedSpec, String>,
     /// The status as last read or written.
-    pub status: ServiceNowCredentialStatus,
+    pub status: Arc<ServiceNowCredentialStatus>,
 }
 
 impl Credential {
-    fn neighbour(&self, name: &str) -> Name {
+    fn neighbour(&self, name: &Arc<str>) -> Name {
         Name {
             namespace: self.name.namespace.clone(),
-            name: name.into(),
+            name: name.clone(),
         }
     }
 
     /// The Secret of the client that the spec names.
     pub fn client_secret(&self) -> Option<Name> {
         let spec = self.spec.as_ref().ok()?;
-        Some(self.neighbour(&spec.client.secret_ref.name))
+        Some(self.neighbour(&spec.0.client_secret))
     }
 
     /// The Secret that the spec names as its target.
     pub fn target_secret(&self) -> Option<Name> {
         let spec = self.spec.as_ref().ok()?;
-        Some(self.neighbour(spec.target_name(&self.name.name)))
+        Some(self.neighbour(spec.0.target.as_ref().unwrap_or(&self.name.name)))
     }
 
     /// The Secret that was written last, as the status says.
     pub fn written_secret(&self) -> Option<Name> {
-        let target = self.status.target.as_ref()?;
-        Some(self.neighbour(&target.name))
+        let written = self.status.target.as_ref()?;
+        let wanted = self
+            .target_secret()
+            .filter(|name| *name.name == *written.name);
+        wanted.or_else(|| Some(self.neighbour(&written.name.as_str().into())))
     }
 }
 
@@ -302,11 +313,11 @@ pub struct Observed<'a> {
     /// What this process remembers.
     pub memory: &'a Memory,
     /// The cache's view of the client Secret.
-    pub client_seen: Seen,
+    pub client_seen: &'a Seen,
     /// The cache's view of the target.
-    pub target_seen: Seen,
+    pub target_seen: &'a Seen,
     /// The cache's view of the target that was written under another name.
-    pub previous_seen: Seen,
+    pub previous_seen: &'a Seen,
     /// Another resource with the same target that comes first.
     pub rival: Option<Rival>,
     /// The failure that holds the whole origin.

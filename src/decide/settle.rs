@@ -1,6 +1,8 @@
 //! How a reconcile ends: the status to write, the event to publish, the moment to wake again, and
 //! what to remember, all from one outcome. This file holds the ends that are not a success.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
@@ -25,7 +27,7 @@ pub struct Settle {
     /// What became of it: the metric's label and the log's field.
     pub outcome: Outcome,
     /// The status to write; `None` where nothing has changed.
-    pub status: Option<ServiceNowCredentialStatus>,
+    pub status: Option<Arc<ServiceNowCredentialStatus>>,
     /// The event to publish, with the status.
     pub transition: Option<Transition>,
     /// When to look again without a change; `None` to wait for one.

@@ -32,7 +32,7 @@ pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Se
     }
     end.status.target = target_status(v, fresh);
     if end.status.observed.is_empty()
-        && let Seen::Present(version) = &v.o.client_seen
+        && let Seen::Present(version) = v.o.client_seen
     {
         end.observe_version(version);
     }

@@ -105,7 +105,7 @@ impl<'a> View<'a> {
         let Some(recorded) = self.recorded_target() else {
             return false;
         };
-        matches!(&self.o.target_seen, Seen::Present(seen) if *seen == version_of(recorded))
+        matches!(self.o.target_seen, Seen::Present(seen) if *seen == version_of(recorded))
     }
 
     /// The target that was last written under another name and is ours to delete.
@@ -115,7 +115,7 @@ impl<'a> View<'a> {
             last.name != self.target_name() && last.creation_policy == CreationPolicy::Owner;
         // What nobody named for a moment is not known, and may stand there still: it is removed by
         // its uid, so another one is safe.
-        let there = match &self.o.previous_seen {
+        let there = match self.o.previous_seen {
             Seen::Present(seen) => seen.uid == last.uid,
             Seen::Unknown => true,
             Seen::Absent => false,
@@ -223,7 +223,7 @@ impl<'a> View<'a> {
     /// The client Secret is in the state in which it was last used.
     fn client_is_as_recorded(&self) -> bool {
         let observed = self.observed_client();
-        match (&self.o.client_seen, observed) {
+        match (self.o.client_seen, observed) {
             (Seen::Present(seen), Some(recorded)) => *seen == recorded,
             (Seen::Present(_), None) => self.adopted,
             _ => false,
@@ -343,7 +343,7 @@ impl<'a> View<'a> {
     /// This process has tried with this spec and this client, and found no token to serve.
     pub(super) fn has_failed_like_this(&self) -> bool {
         let last = self.o.memory.failure.as_ref();
-        last.is_some_and(|last| last.basis == self.basis && last.client == self.o.client_seen)
+        last.is_some_and(|last| last.basis == self.basis && last.client == *self.o.client_seen)
     }
 
     /// This process knows that the Secret was written for another spec.

@@ -67,7 +67,7 @@ fn credential() -> Credential {
         deleting: false,
         renew_request: None,
         spec: Ok(ServiceNowCredentialSpec::default().into()),
-        status: ServiceNowCredentialStatus::default(),
+        status: Default::default(),
     }
 }
 

@@ -66,10 +66,9 @@ impl Store {
     }
 
     /// What is known of a Secret.
-    pub fn seen(&self, secret: &Name) -> Seen {
-        self.secrets
-            .get(secret)
-            .map_or(Seen::Unknown, |named| named.seen.clone())
+    pub fn seen(&self, secret: &Name) -> &Seen {
+        let named = self.secrets.get(secret);
+        named.map_or(&Seen::Unknown, |named| &named.seen)
     }
 
     /// Takes a resource in; returns who is to wake.
@@ -135,7 +134,7 @@ impl Store {
         name: &Name,
         uid: &str,
         resource_version: String,
-        status: ServiceNowCredentialStatus,
+        status: Arc<ServiceNowCredentialStatus>,
     ) -> Vec<Name> {
         let Some(old) = self.credentials.get(name).filter(|old| old.uid == uid) else {
             return Vec::new();

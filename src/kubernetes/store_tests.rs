@@ -1,5 +1,7 @@
 //! What the store keeps, what it believes, and whom it wakes.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::store::{Relist, Store};
@@ -48,12 +50,12 @@ fn credential(who: &str, target: &str, resource_version: u32) -> Credential {
         deleting: false,
         renew_request: None,
         spec: Ok(spec.into()),
-        status: ServiceNowCredentialStatus::default(),
+        status: Default::default(),
     }
 }
 
-fn wrote(target: &str, uid: &str) -> ServiceNowCredentialStatus {
-    ServiceNowCredentialStatus {
+fn wrote(target: &str, uid: &str) -> Arc<ServiceNowCredentialStatus> {
+    Arc::new(ServiceNowCredentialStatus {
         observed_generation: Some(1),
         target: Some(TargetStatus {
             name: target.to_owned(),
@@ -63,7 +65,7 @@ fn wrote(target: &str, uid: &str) -> ServiceNowCredentialStatus {
             sha256: String::new(),
         }),
         ..ServiceNowCredentialStatus::default()
-    }
+    })
 }
 
 fn store(credentials: impl IntoIterator<Item = Credential>) -> Store {
@@ -74,7 +76,12 @@ fn store(credentials: impl IntoIterator<Item = Credential>) -> Store {
     store
 }
 
-fn written(store: &mut Store, who: &str, rv: u32, status: ServiceNowCredentialStatus) -> Vec<Name> {
+fn written(
+    store: &mut Store,
+    who: &str,
+    rv: u32,
+    status: Arc<ServiceNowCredentialStatus>,
+) -> Vec<Name> {
     store.status_written(&name(who), &format!("{who}-uid"), rv.to_string(), status)
 }
 
@@ -82,7 +89,7 @@ fn written(store: &mut Store, who: &str, rv: u32, status: ServiceNowCredentialSt
 fn of_other_peoples_secrets_nothing_is_kept() {
     let mut store = store([credential("a", "token", 1)]);
     assert_eq!(store.secret_applied(&name("theirs"), version("u", 5)), []);
-    assert_eq!(store.seen(&name("theirs")), Seen::Unknown);
+    assert_eq!(store.seen(&name("theirs")), &Seen::Unknown);
     assert_eq!(store.secret_deleted(&name("theirs"), "6"), []);
     let elsewhere = Name::new("elsewhere", "token");
     assert_eq!(store.secret_applied(&elsewhere, version("u", 5)), []);
@@ -90,11 +97,11 @@ fn of_other_peoples_secrets_nothing_is_kept() {
         store.secret_applied(&name("token"), version("u", 5)),
         [name("a")]
     );
-    assert_eq!(store.seen(&name("token")), present("u", 5));
+    assert_eq!(store.seen(&name("token")), &present("u", 5));
     store.remove(&name("a"));
     assert_eq!(
         store.seen(&name("token")),
-        Seen::Unknown,
+        &Seen::Unknown,
         "nobody names it any more"
     );
 }
@@ -111,10 +118,10 @@ fn old_news_of_a_secret_does_not_win_over_newer() {
     );
     assert_eq!(store.secret_applied(&token, version("u", 100)), []);
     assert_eq!(store.secret_deleted(&token, "99"), []);
-    assert_eq!(store.seen(&token), present("u", 100));
+    assert_eq!(store.seen(&token), &present("u", 100));
     assert_eq!(store.secret_deleted(&token, "101"), [name("a")]);
     assert_eq!(store.secret_deleted(&token, "101"), []);
-    assert_eq!(store.seen(&token), Seen::Absent);
+    assert_eq!(store.seen(&token), &Seen::Absent);
     assert_eq!(store.secret_applied(&token, version("v", 102)), [name("a")]);
 }
 
@@ -123,7 +130,7 @@ fn a_read_that_is_ahead_of_the_watch_is_news_to_all_and_one_behind_is_none() {
     let mut store = store([credential("a", "a", 1), credential("b", "b", 1)]);
     let client = name("client");
     assert_eq!(store.secret_read(&client, None), []);
-    assert_eq!(store.seen(&client), Seen::Absent);
+    assert_eq!(store.seen(&client), &Seen::Absent);
     let woken = store.secret_read(&client, Some(version("u", 5)));
     assert_eq!(woken, ["a", "b"].map(name));
     assert_eq!(store.secret_read(&client, Some(version("u", 4))), []);
@@ -132,14 +139,14 @@ fn a_read_that_is_ahead_of_the_watch_is_news_to_all_and_one_behind_is_none() {
         [],
         "the watch will say so"
     );
-    assert_eq!(store.seen(&client), present("u", 5));
+    assert_eq!(store.seen(&client), &present("u", 5));
     assert_eq!(store.secret_applied(&client, version("u", 5)), []);
 }
 
 #[test]
 fn a_relist_removes_what_is_gone_and_not_what_was_first_named_meanwhile() {
     let mut store = store([credential("a", "a-token", 1)]);
-    let seen = |store: &Store, secret| store.seen(&name(secret));
+    let seen = |store: &Store, secret| store.seen(&name(secret)).clone();
     store.secret_applied(&name("a-token"), version("u", 5));
     store.secret_applied(&name("client"), version("c", 6));
     let mut relist = store.begin_relist(None);
@@ -171,7 +178,7 @@ fn a_relist_of_one_namespace_says_nothing_of_another() {
     let relist = store.begin_relist(Some("ns"));
     assert_eq!(store.end_secret_relist(&relist), []);
     assert_eq!(store.end_relist(&relist), []);
-    assert_eq!(store.seen(&token), present("u", 5));
+    assert_eq!(store.seen(&token), &present("u", 5));
     assert!(store.get(&Name::new("elsewhere", "a")).is_some());
 }
 
@@ -212,7 +219,7 @@ fn a_change_wakes_its_resource_and_an_echo_of_our_own_status_nobody() {
         |c| c.generation += 1,
         |c| c.deleting = true,
         |c| c.renew_request = Some("now".to_owned()),
-        |c| c.status = ServiceNowCredentialStatus::default(),
+        |c| c.status = Arc::default(),
     ];
     for change in changes {
         let mut store = self::store([echo.clone()]);
@@ -255,7 +262,7 @@ fn a_status_that_somebody_else_changed_after_ours_is_theirs() {
     written(&mut store, "a", 12, wrote("token", "u"));
     assert_eq!(store.apply(credential("a", "token", 13)), [name("a")]);
     let status = &store.get(&name("a")).unwrap().status;
-    assert_eq!(*status, ServiceNowCredentialStatus::default());
+    assert_eq!(**status, ServiceNowCredentialStatus::default());
 }
 
 #[test]
@@ -263,10 +270,7 @@ fn old_news_of_a_resource_does_not_win_but_another_of_its_name_does() {
     let mut store = store([credential("a", "token", 100)]);
     assert_eq!(store.apply(credential("a", "old", 99)), []);
     assert_eq!(written(&mut store, "a", 99, wrote("old", "u")), []);
-    assert_eq!(
-        store.get(&name("a")).unwrap().status,
-        ServiceNowCredentialStatus::default()
-    );
+    assert_eq!(store.get(&name("a")).unwrap().status, Arc::default());
     let recreated = Credential {
         uid: "another-uid".to_owned(),
         ..credential("a", "token", 101)
@@ -274,11 +278,7 @@ fn old_news_of_a_resource_does_not_win_but_another_of_its_name_does() {
     assert_eq!(store.apply(recreated), [name("a")]);
     assert_eq!(written(&mut store, "a", 102, wrote("token", "u")), []);
     let status = &store.get(&name("a")).unwrap().status;
-    assert_eq!(
-        *status,
-        ServiceNowCredentialStatus::default(),
-        "that was the earlier one's"
-    );
+    assert_eq!(*status, Arc::default(), "that was the earlier one's");
 }
 
 fn older(who: &str) -> Option<Rival> {
@@ -360,20 +360,20 @@ fn a_renamed_target_stays_known_under_its_old_name_until_the_status_forgets_it()
         status: wrote("old", "u"),
         ..credential("a", "new", 4)
     });
-    assert_eq!(store.seen(&name("old")), present("u", 2));
+    assert_eq!(store.seen(&name("old")), &present("u", 2));
     assert_eq!(
         store.secret_applied(&name("old"), version("u", 5)),
         [name("a")]
     );
-    assert_eq!(store.seen(&name("new")), Seen::Unknown);
+    assert_eq!(store.seen(&name("new")), &Seen::Unknown);
     store.secret_applied(&name("new"), version("n", 6));
     written(&mut store, "a", 7, wrote("new", "n"));
     assert_eq!(
         store.seen(&name("old")),
-        Seen::Unknown,
+        &Seen::Unknown,
         "nothing is kept of it"
     );
-    assert_eq!(store.seen(&name("new")), present("n", 6));
+    assert_eq!(store.seen(&name("new")), &present("n", 6));
 }
 
 #[test]
@@ -382,6 +382,6 @@ fn a_client_secret_is_known_to_all_who_name_it() {
     let woken = store.secret_applied(&name("client"), version("c", 3));
     assert_eq!(woken, ["a", "b"].map(name));
     store.remove(&name("a"));
-    assert_eq!(store.seen(&name("client")), present("c", 3));
+    assert_eq!(store.seen(&name("client")), &present("c", 3));
     assert_eq!(store.secret_deleted(&name("client"), "4"), [name("b")]);
 }

@@ -1,6 +1,9 @@
 //! The two watches: resources, and the metadata of Secrets.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -105,7 +108,7 @@ fn credential(mut object: DynamicObject) -> Credential {
             .map(CheckedSpec::from)
             .map_err(|error| error.to_string()),
         // A status that cannot be read is one that was never written.
-        status: serde_json::from_value(take("status")).unwrap_or_default(),
+        status: Arc::new(serde_json::from_value(take("status")).unwrap_or_default()),
     }
 }
 

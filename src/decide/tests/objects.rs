@@ -80,7 +80,7 @@ pub(crate) fn credential(name: &str) -> Credential {
         deleting: false,
         renew_request: None,
         spec: Ok(spec().into()),
-        status: ServiceNowCredentialStatus::default(),
+        status: Default::default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What holds for whatever is observed.
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 use proptest::{collection::vec, prelude::*, test_runner::RngSeed};
 
@@ -154,18 +156,14 @@ fn scene(throws: Vec<u8>) -> Scene {
     }
     scene.credential.deleting = dice.one_in(12);
     if dice.one_in(3) {
-        scene.credential.status.failure = Some(dice.failure());
+        let status = Arc::make_mut(&mut scene.credential.status);
+        status.failure = Some(dice.failure());
         let synced = condition(condition::SYNCED, "False", dice.reason(), 0, "It failed.");
-        scene.credential.status.conditions.truncate(1);
-        scene.credential.status.conditions.push(synced);
+        status.conditions.truncate(1);
+        status.conditions.push(synced);
     }
-    if let Some(token) = scene
-        .credential
-        .status
-        .token
-        .as_mut()
-        .filter(|_| dice.one_in(6))
-    {
+    let status = Arc::make_mut(&mut scene.credential.status);
+    if let Some(token) = status.token.as_mut().filter(|_| dice.one_in(6)) {
         token.renewal_time = token.expires_at.clone();
     }
     if dice.one_in(3) {
@@ -365,7 +363,7 @@ proptest! {
                 prop_assert!(expires_at.parse::<jiff::Timestamp>().unwrap() > scene.now);
             }
             Step::Settle(settle) if settle.outcome != Outcome::Waiting => {
-                let status = settle.status.as_ref().unwrap_or(scene.status());
+                let status = settle.status.as_deref().unwrap_or(scene.status());
                 let ready = state(status, condition::READY).0 == "True";
                 let valid = status.token.as_ref().is_some_and(|t| t.expires_at.0 > scene.now);
                 prop_assert!(!ready || valid || scene.credential.deleting, "{settle:?}");

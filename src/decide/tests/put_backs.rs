@@ -120,7 +120,7 @@ fn a_fight_over_the_secret_is_backed_off_and_named() {
     scene.memory.put_backs = vec![at(1), at(4), at(7)];
     let scene = scene.reads_target(edited.clone());
     let settle = scene.settles();
-    let failure = settle.status.unwrap().failure.unwrap();
+    let failure = settle.status.unwrap().failure.clone().unwrap();
     assert_eq!(failure.reason, "TargetConflict");
     assert!(
         failure.message.contains("\"a-backup-tool\" edits it"),

@@ -1,5 +1,7 @@
 //! When a token is asked for, and when not.
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 
 use super::scene::*;
@@ -376,7 +378,8 @@ fn a_request_that_others_have_under_way_is_joined() {
 #[test]
 fn times_at_the_end_of_the_calendar_do_no_harm() {
     let mut scene = Scene::synced();
-    scene.credential.status.token.as_mut().unwrap().expires_at = micro_time(jiff::Timestamp::MAX);
+    let status = Arc::make_mut(&mut scene.credential.status);
+    status.token.as_mut().unwrap().expires_at = micro_time(jiff::Timestamp::MAX);
     scene.client_seen = Seen::Present(Version {
         uid: "another".to_owned(),
         resource_version: "1".to_owned(),

@@ -1,6 +1,6 @@
 //! What a decision is made from, put together so that a case reads as a sentence.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -30,7 +30,7 @@ impl From<Settle> for End {
     fn from(settle: Settle) -> Self {
         Self {
             outcome: settle.outcome,
-            status: settle.status,
+            status: settle.status.map(Arc::unwrap_or_clone),
             transition: settle.transition,
             wake: settle.wake,
         }
@@ -208,9 +208,9 @@ impl Scene {
             policy: &self.policy,
             credential: &self.credential,
             memory: &self.memory,
-            client_seen: self.client_seen.clone(),
-            target_seen: self.target_seen.clone(),
-            previous_seen: self.previous_seen.clone(),
+            client_seen: &self.client_seen,
+            target_seen: &self.target_seen,
+            previous_seen: &self.previous_seen,
             rival: self.rival.clone(),
             hold: self.hold.clone(),
             client: self.client.clone(),
@@ -299,7 +299,7 @@ impl Scene {
                     ..condition
                 })
                 .collect(),
-            ..self.credential.status.clone()
+            ..self.status().clone()
         }
     }
 
