@@ -391,12 +391,13 @@ impl Run {
                 format!("{secret} got one that is over"),
             ));
         }
-        let owner = after.controller.as_ref().map(|owner| owner.uid.clone());
-        let owner = owner.unwrap_or_default();
-        let mut living = self.cluster.resources.values();
-        if !living.any(|resource| resource.uid == owner) {
-            // Garbage collection finds that its owner is gone.
-            self.after(5 * SECOND, Event::Collect(secret.clone(), owner));
+        if let Some(owner) = &after.controller {
+            let named = self.cluster.resources.get(&name(&owner.name));
+            if named.is_none_or(|resource| resource.uid != owner.uid) {
+                // Garbage collection finds that its owner is gone.
+                let uid = owner.uid.clone();
+                self.after(5 * SECOND, Event::Collect(secret.clone(), uid));
+            }
         }
         let allowance = allowance(self.instances[now.instance].mode);
         self.check_after(expiry - self.now + allowance, secret);

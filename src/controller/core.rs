@@ -1,8 +1,9 @@
 //! The operator's state in one place: what the watches told, who waits for what, and what is
 //! remembered. No I/O and no clock, so that a simulation can drive the very same state.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
+use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::queue::Queue;
@@ -96,8 +97,8 @@ impl Core {
             queue: Queue::default(),
             broker: Broker::new(limits),
             policy,
-            memories: HashMap::new(),
-            pending: HashMap::new(),
+            memories: HashMap::default(),
+            pending: HashMap::default(),
             reconciling: 0,
             listed: false,
             leading: false,

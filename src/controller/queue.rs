@@ -1,8 +1,9 @@
 //! Which resource is looked at next: a set of woken names, ordered by urgency, and one timer for
 //! each name. A name is never worked on twice at once; a wake that comes meanwhile is kept.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 
 use crate::{decide::Name, servicenow::Urgency};

@@ -1,7 +1,7 @@
 //! The templates of `spec.target.data`: checked before any token is asked for, rendered with
 //! bounded work and bounded output.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, sync::LazyLock};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -110,11 +110,8 @@ pub fn check(templates: &BTreeMap<String, String>) -> Result<(), Failure> {
     render(templates, &variables).map(|_| ())
 }
 
-/// Renders every key.
-pub fn render(
-    templates: &BTreeMap<String, String>,
-    variables: &Variables<'_>,
-) -> Result<Rendered, Failure> {
+/// The language, as templates have it.
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
@@ -123,6 +120,14 @@ pub fn render(
     // The values are credentials and config files, not HTML.
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.add_filter(FILTER, b64encode);
+    environment
+});
+
+/// Renders every key.
+pub fn render(
+    templates: &BTreeMap<String, String>,
+    variables: &Variables<'_>,
+) -> Result<Rendered, Failure> {
     let context = minijinja::context! {
         token => Value::from_safe_string(variables.token.expose().to_owned()),
         token_type => "Bearer",
@@ -136,7 +141,7 @@ pub fn render(
     let mut room = OUTPUT_LIMIT;
     for (key, source) in templates {
         scan(source).map_err(|problem| broken(key, &problem))?;
-        let template = environment
+        let template = ENVIRONMENT
             .template_from_str(source)
             .map_err(|error| broken(key, &unparsed(&error)))?;
         let mut output = Bounded {

@@ -261,12 +261,14 @@ impl<'a> View<'a> {
     /// The failure whose wait is not over, as long as it stands for the same spec and client.
     pub(super) fn wait(&self) -> Option<&FailureStatus> {
         let failure = self.last_failure()?;
-        // No wait is longer than an hour: one that seems so was written by another clock.
+        // No wait is longer than an hour: one that seems so was written by another clock, and so
+        // was one that begins in the future.
         let longest = plus(self.o.now, LONGEST_WAIT);
+        let begun = failure.last_time.0 <= self.o.now;
         let waiting = failure
             .retry_time
             .as_ref()
-            .is_some_and(|at| at.0 > self.o.now && at.0 <= longest);
+            .is_some_and(|at| begun && at.0 > self.o.now && at.0 <= longest);
         let class = failure.reason.parse().ok().map(class_of);
         let stands = match &self.o.memory.failure {
             // A fight bounds how often the target is put back, and nothing else.

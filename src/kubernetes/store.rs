@@ -3,10 +3,9 @@
 //!
 //! No I/O: events go in, and the names of the resources to wake come out.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
+
+use foldhash::{HashMap, HashSet};
 
 use crate::{
     api::ServiceNowCredentialStatus,
@@ -186,7 +185,7 @@ impl Store {
         Relist {
             namespace: namespace.map(Arc::from),
             begun: self.relists,
-            listed: HashSet::new(),
+            listed: HashSet::default(),
         }
     }
 

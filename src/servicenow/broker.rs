@@ -6,10 +6,11 @@
 //! resources that it names.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
@@ -53,7 +54,7 @@ impl Broker {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            keys: HashMap::new(),
+            keys: HashMap::default(),
             origins: BTreeMap::new(),
             born: 0,
         }

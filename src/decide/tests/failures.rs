@@ -348,6 +348,15 @@ fn a_refusal_is_not_the_first_again_for_what_the_cluster_comes_to_meanwhile() {
 }
 
 #[test]
+fn a_wait_that_was_recorded_by_a_clock_set_back_since_is_not_waited_out() {
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let outage = shared(Reason::InstanceUnavailable, 5, 1200, 1260);
+    let scene = scene.answered(Err(outage)).ended().restarted();
+    assert_eq!(scene.clone().at(1201).end().wake, Some(at(1260)));
+    assert!(scene.at(300).wants_to_read_client());
+}
+
+#[test]
 fn another_client_begins_anew() {
     let scene = refused(5, 1200, 1680).ended().client_changed(11);
     let mut scene = scene.at(1300).reads_client();
