@@ -16,6 +16,7 @@ use tokio::{
 use super::election::{Election, RENEW_DEADLINE, RETRY_PERIOD, Standing, given_back};
 use crate::{
     Clock,
+    api::Reason,
     decide::Failure,
     kubernetes::{Fence, LeaseObject, LeaseWrite},
     telemetry::{Health, Metrics},
@@ -75,10 +76,13 @@ impl Candidate {
         Err(lost)
     }
 
-    /// Returns with the Lease, and the moment at which the write that took it began.
+    /// Returns with the Lease, and the moment at which the write that took it began. A standby that
+    /// could look at the Lease once stays ready while the API server is away; one that lacks a right
+    /// is not ready.
     async fn acquire(&self, election: &mut Election) -> (Lease, Instant) {
         let mut changes = pin!(self.lease.changes());
         let mut said: Option<String> = None;
+        let mut has_looked = false;
         loop {
             match self.try_to_acquire(election).await {
                 Ok(Some(acquired)) => {
@@ -87,13 +91,16 @@ impl Candidate {
                 }
                 Ok(None) => {
                     self.health.set_waiting(TOPIC, None);
+                    has_looked = true;
                     said = None;
                 }
                 Err(failure) => {
                     let why = failure.message();
                     if said.as_deref() != Some(why) {
                         tracing::warn!(why, "leader election");
-                        self.health.set_waiting(TOPIC, Some(why.to_owned()));
+                        if !has_looked || failure.reason() == Reason::PermissionDenied {
+                            self.health.set_waiting(TOPIC, Some(why.to_owned()));
+                        }
                         said = Some(why.to_owned());
                     }
                 }

@@ -274,6 +274,7 @@ async fn an_api_server_that_is_away_for_longer_than_the_lease_ends_the_leader_an
     );
     // It looks at the Lease again and again, and stays.
     assert_eq!(standby.get("/livez").unwrap().0, 200);
+    assert_eq!(standby.get("/readyz").unwrap().0, 200);
     cluster.restart(Server::ApiServer).await;
     until_it_leads(&standby).await;
     let (ended, _) = standby.stop().await;

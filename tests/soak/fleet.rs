@@ -8,12 +8,12 @@ use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 use servicenow_credential_operator::api::ServiceNowCredential;
 use testkit::{
-    cluster::{ControlPlane, Server},
+    cluster::ControlPlane,
     operator::Options,
     servicenow::{self, Simulator, TokenMode},
 };
 
-use crate::support::{install_crd, put_secret, rules};
+use crate::support::{own_cluster, put_secret, rules};
 
 /// How long each token lives.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ impl Member {
 }
 
 pub(crate) struct Fleet {
-    pub(crate) cluster: ControlPlane,
+    pub(crate) cluster: &'static ControlPlane,
     pub(crate) client: Client,
     pub(crate) namespace: String,
     pub(crate) instances: Vec<Simulator>,
@@ -55,12 +55,7 @@ impl Fleet {
     /// A fleet whose members are dealt out to one instance for each mode. Nothing is in the cluster
     /// yet but the CRD.
     pub(crate) async fn new(resources: usize, modes: &[TokenMode]) -> Self {
-        let cluster = ControlPlane::start()
-            .await
-            .unwrap_or_else(|error| panic!("no control plane: {error:?}"));
-        install_crd(&cluster).await;
-        // Garbage collection notices a new kind when it starts, else every half minute.
-        cluster.restart(Server::ControllerManager).await;
+        let cluster = own_cluster().await;
         let namespace = cluster.fresh_namespace("soak").await;
         let kubeconfig = cluster
             .service_account(&namespace, "operator", rules())

@@ -81,13 +81,26 @@ pub async fn cluster() -> &'static ControlPlane {
     static INSTALLED: OnceCell<()> = OnceCell::const_new();
     let cluster = shared().await;
     INSTALLED
-        .get_or_init(async || {
-            install_crd(cluster).await;
-            // Garbage collection notices a new kind when it starts, else every half minute.
-            cluster.restart(Server::ControllerManager).await;
-        })
+        .get_or_init(async || with_crd(cluster).await)
         .await;
     cluster
+}
+
+/// A control plane with the CRD installed, for one test whose faults others would feel.
+pub async fn own_cluster() -> &'static ControlPlane {
+    let cluster = ControlPlane::start()
+        .await
+        .unwrap_or_else(|error| panic!("no control plane: {error:?}"));
+    // It goes with the process, as the shared one does.
+    let cluster = Box::leak(Box::new(cluster));
+    with_crd(cluster).await;
+    cluster
+}
+
+async fn with_crd(cluster: &ControlPlane) {
+    install_crd(cluster).await;
+    // Garbage collection notices a new kind when it starts, else every half minute.
+    cluster.restart(Server::ControllerManager).await;
 }
 
 /// Applies the CRD with kubectl and waits until it is served.
@@ -157,7 +170,15 @@ impl Scene {
 
     /// A scene with this instance.
     pub async fn with_instance(instance: Simulator, lifetime: Duration) -> Self {
-        let cluster = cluster().await;
+        Self::on(cluster().await, instance, lifetime).await
+    }
+
+    /// A scene with this instance on this control plane.
+    pub async fn on(
+        cluster: &'static ControlPlane,
+        instance: Simulator,
+        lifetime: Duration,
+    ) -> Self {
         let client = cluster.admin().await;
         let namespace = cluster.fresh_namespace("scene").await;
         let kubeconfig = cluster
