@@ -56,10 +56,10 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 	@echo "== everything passed"
 
 sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: make sim SEEDS=100 DAYS=3.65
-	$(CARGO) run $(LOCKED) --profile fast -p simulation -- --seeds $(SEEDS) --days $(DAYS)
+	$(CARGO) run $(LOCKED) --release -p simulation -- --seeds $(SEEDS) --days $(DAYS)
 
 soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through random faults: make soak MINUTES=30
-	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --profile fast --workspace --test soak -- --nocapture --test-threads=1
+	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --release --workspace --test soak -- --nocapture --test-threads=1
 
 campaign: need-cargo need-cc need-go ## Interrupt the operator at every point, and lead resources through many histories (6 minutes)
 	SNOWCRED_CAMPAIGN=full $(CARGO) test $(LOCKED) --workspace --test interruptions --test histories -- --nocapture

@@ -16,11 +16,18 @@ use servicenow_credential_operator::{
 use crate::time::{Micros, wall};
 
 /// The one namespace.
-pub const NAMESPACE: &str = "team-a";
+const NAMESPACE: &str = "team-a";
+
+thread_local! {
+    static SHARED: Arc<str> = NAMESPACE.into();
+}
 
 /// A name in it.
 pub fn name(name: &str) -> Name {
-    Name::new(NAMESPACE, name)
+    Name {
+        namespace: SHARED.with(Arc::clone),
+        name: name.into(),
+    }
 }
 
 /// News of a watch.

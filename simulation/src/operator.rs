@@ -88,7 +88,7 @@ pub struct Operator {
     /// The operator's own state.
     pub core: Core,
     /// Reconciles under way, by slot.
-    pub rounds: Vec<Option<Active>>,
+    pub rounds: Vec<Option<Box<Active>>>,
     /// The watches.
     pub resources: Stream,
     /// The watches.
@@ -176,13 +176,13 @@ impl Operator {
             && let Some(name) = self.core.take(now)
         {
             let round = self.core.begin(&name, now, random());
-            let active = Active {
+            let active = Box::new(Active {
                 name,
                 round,
                 settle: None,
                 credential: None,
                 steps: 0,
-            };
+            });
             let free = self.rounds.iter().position(Option::is_none);
             let slot = free.unwrap_or(self.rounds.len());
             match free {

@@ -67,13 +67,13 @@ pub(crate) enum Event {
     /// An answer reaches the operator.
     Reply(usize, u32, Box<(Sent, Result<TokenAnswer, Failure>)>),
     /// A read is answered.
-    Read(usize, u32, usize, Call),
+    Read(usize, u32, usize, Read),
     /// A write reaches the API server.
     Land(usize, u32, usize, Box<Landing>),
     /// The machines' clocks were set by so much, and the operator's loop goes round.
     ClockSet(Micros),
     /// A write is answered.
-    Wrote(usize, u32, usize, Outcome),
+    Wrote(usize, u32, usize, Box<Outcome>),
     /// A token in a Secret is over: there should be another by now.
     Check(Name),
     /// Garbage collection.
@@ -87,10 +87,15 @@ pub(crate) struct Sent {
     pub(crate) at: Micros,
 }
 
-/// A call of the API.
-pub(crate) enum Call {
+/// What of the API is read.
+#[derive(Clone, Copy)]
+pub(crate) enum Read {
     Client,
     Target,
+}
+
+/// A call of the API that writes.
+pub(crate) enum Call {
     Write(Box<TargetWrite>, bool),
     RemovePrevious(String, String),
     Status,
@@ -374,10 +379,10 @@ impl Run {
             }
             Event::Arrive(index, epoch, sent) => self.arrive(index, epoch, sent),
             Event::Reply(index, epoch, reply) => self.reply(index, epoch, *reply),
-            Event::Read(index, epoch, slot, call) => self.read(index, epoch, slot, &call),
+            Event::Read(index, epoch, slot, what) => self.read(index, epoch, slot, what),
             Event::Land(index, epoch, slot, landing) => self.land(index, epoch, slot, *landing),
             Event::ClockSet(by) => self.clock_set(by),
-            Event::Wrote(index, epoch, slot, outcome) => self.wrote(index, epoch, slot, outcome),
+            Event::Wrote(index, epoch, slot, outcome) => self.wrote(index, epoch, slot, *outcome),
             Event::Check(secret) => {
                 if self.checks.get(&secret) != Some(&self.now) {
                     return Ok(());

@@ -6,7 +6,7 @@ use servicenow_credential_operator::decide::{Settle, Step, ownership::TargetWrit
 use crate::{
     operator::Active,
     promises::Broken,
-    run::{Call, Done, Event, Fate, Landing, Run, Tamper},
+    run::{Call, Done, Event, Fate, Landing, Read, Run, Tamper},
     time::{Micros, true_time},
 };
 
@@ -110,34 +110,36 @@ impl Run {
                 self.note(|| line);
             }
             let (wait, fate) = self.fate();
-            let call = match step {
-                Step::Settle(settle) => return self.settle(index, epoch, (slot, active), *settle),
-                Step::ReadClient => Call::Client,
-                Step::ReadTarget => Call::Target,
-                Step::Write { write, put_back } => Call::Write(write, put_back),
-                Step::RemovePrevious { name, uid } => Call::RemovePrevious(name, uid),
-                // The core has asked.
-                Step::Ask(_) => continue,
-            };
             let credential = active.credential.clone();
+            let write = |call| {
+                let credential = credential?;
+                let landing = Landing {
+                    call,
+                    fate,
+                    credential,
+                    status: None,
+                };
+                Some(Event::Land(index, epoch, slot, Box::new(landing)))
+            };
+            let event = match step {
+                Step::Settle(settle) => return self.settle(index, epoch, (slot, active), *settle),
+                Step::ReadClient => Some(Event::Read(index, epoch, slot, Read::Client)),
+                Step::ReadTarget => Some(Event::Read(index, epoch, slot, Read::Target)),
+                Step::Write {
+                    write: what,
+                    put_back,
+                } => write(Call::Write(what, put_back)),
+                Step::RemovePrevious { name, uid } => write(Call::RemovePrevious(name, uid)),
+                // The core has asked.
+                Step::Ask(_) => None,
+            };
             if let Some(operator) = self.operator(index, epoch) {
                 operator.rounds[slot] = Some(active);
             }
-            let event = match (call, credential) {
-                (call @ (Call::Client | Call::Target), _) => Event::Read(index, epoch, slot, call),
-                (_, None) => continue,
-                (call, Some(credential)) => {
-                    let landing = Landing {
-                        call,
-                        fate,
-                        credential,
-                        status: None,
-                    };
-                    Event::Land(index, epoch, slot, Box::new(landing))
-                }
-            };
-            self.after(wait, event);
-            return Ok(());
+            if let Some(event) = event {
+                self.after(wait, event);
+                return Ok(());
+            }
         }
     }
 
@@ -161,7 +163,7 @@ impl Run {
         &mut self,
         index: usize,
         epoch: u32,
-        (slot, mut active): (usize, Active),
+        (slot, mut active): (usize, Box<Active>),
         settle: Settle,
     ) -> Done {
         let status = settle.status.clone();

@@ -22,7 +22,7 @@ use crate::{
     cluster::{name, writer},
     instance::Issued,
     promises::{Broken, Client, Good},
-    run::{Call, Done, Event, Fate, Landing, Outcome, Run, Sent, TIME_OUT, Tamper},
+    run::{Call, Done, Event, Fate, Landing, Outcome, Read, Run, Sent, TIME_OUT, Tamper},
     time::{MINUTE, Micros, SECOND, true_time},
 };
 
@@ -166,7 +166,7 @@ impl Run {
     }
 
     /// A read is answered, by what is there now.
-    pub(crate) fn read(&mut self, index: usize, epoch: u32, slot: usize, call: &Call) -> Done {
+    pub(crate) fn read(&mut self, index: usize, epoch: u32, slot: usize, what: Read) -> Done {
         if self.operator(index, epoch).is_none() {
             return Ok(());
         }
@@ -179,8 +179,8 @@ impl Run {
             return Ok(());
         };
         let credential = active.credential.clone();
-        match (call, credential) {
-            (Call::Client, Some(credential)) => {
+        match (what, credential) {
+            (Read::Client, Some(credential)) => {
                 let read = if fails {
                     Err(failed())
                 } else {
@@ -260,7 +260,7 @@ impl Run {
         let heard = !away && fate != Fate::Unheard && fate != Fate::Lost;
         let outcome = match call {
             Call::Write(write, put_back) => {
-                let sha256 = write.desired().data.sha256();
+                let sha256 = write.desired().data.sha256().to_owned();
                 let outcome = if takes_effect {
                     let secret = name(&write.desired().name);
                     let written = self.cluster.write(&credential, &write);
@@ -317,7 +317,6 @@ impl Run {
                 let good = takes_effect && heard;
                 Outcome::Status(good.then_some(written).ok_or_else(failed))
             }
-            Call::Client | Call::Target => return Ok(()),
         };
         let wait = if heard {
             self.rng.random_range(1_000..40_000)
@@ -329,14 +328,14 @@ impl Run {
             self.promises
                 .disturb(&credential.name, self.now + TIME_OUT + 2 * MINUTE);
         }
-        self.after(wait, Event::Wrote(index, epoch, slot, outcome));
+        self.after(wait, Event::Wrote(index, epoch, slot, Box::new(outcome)));
         Ok(())
     }
 
     /// A target was written: only for a change, only with a token that is good, and never over what
     /// is somebody else's.
     fn written(&mut self, secret: &Name, before: Option<TargetObject>, fate: Fate) -> Done {
-        let Some(after) = self.cluster.secrets.get(secret).cloned() else {
+        let Some(after) = self.cluster.secrets.get(secret) else {
             return Ok(());
         };
         let broken = |promise, seen: String| Broken {
@@ -359,7 +358,7 @@ impl Run {
                 && before.labels == after.labels
                 && before.annotations == after.annotations
                 && before.controller == after.controller;
-            let writer = writer(&after);
+            let writer = writer(after);
             let quiet = writer.is_some_and(|writer| self.promises.is_quiet(&writer, self.now));
             if same && quiet && fate == Fate::Good {
                 return Err(broken(
@@ -373,7 +372,7 @@ impl Run {
             let text = text.strip_prefix(b"Bearer ").unwrap_or(text);
             Issued::read(text)
         };
-        let Some(now) = token(&after) else {
+        let Some(now) = token(after) else {
             return Err(broken(
                 "a target holds a token",
                 format!("{secret} holds none that was issued"),
@@ -391,13 +390,13 @@ impl Run {
                 format!("{secret} got one that is over"),
             ));
         }
-        if let Some(owner) = &after.controller {
+        let orphaned = after.controller.as_ref().filter(|owner| {
             let named = self.cluster.resources.get(&name(&owner.name));
-            if named.is_none_or(|resource| resource.uid != owner.uid) {
-                // Garbage collection finds that its owner is gone.
-                let uid = owner.uid.clone();
-                self.after(5 * SECOND, Event::Collect(secret.clone(), uid));
-            }
+            named.is_none_or(|resource| resource.uid != owner.uid)
+        });
+        if let Some(uid) = orphaned.map(|owner| owner.uid.clone()) {
+            // Garbage collection finds that its owner is gone.
+            self.after(5 * SECOND, Event::Collect(secret.clone(), uid));
         }
         let allowance = allowance(self.instances[now.instance].mode);
         self.check_after(expiry - self.now + allowance, secret);

@@ -316,17 +316,23 @@ impl Core {
         let fallback = Memory::default();
         let memory = self.memories.get(name).map_or(&fallback, |(_, m)| m);
         let seen = |secret: Option<Name>| secret.map_or(&Seen::Unknown, |s| self.store.seen(&s));
-        let exchange = round.exchange.clone();
         let (client, exchange) = match &round.client {
             None => (None, None),
-            Some(Err(failure)) => (Some(Err(failure.clone())), None),
-            Some(Ok((key, client))) => (
-                Some(Ok(client.clone())),
-                Some(exchange.unwrap_or_else(|| self.broker.exchange(key, name))),
-            ),
+            Some(Err(failure)) => (Some(Err(failure)), None),
+            Some(Ok((key, client))) => {
+                let exchange = round.exchange.clone();
+                let exchange = exchange.unwrap_or_else(|| self.broker.exchange(key, name));
+                (Some(Ok(client)), Some(exchange))
+            }
         };
-        let hold =
-            origin_of(credential).and_then(|origin| self.broker.hold_for_others(origin, now));
+        let hold = origin_of(credential).and_then(|origin| self.broker.hold_for(name, origin, now));
+        let (target, written) = (credential.target_secret(), credential.written_secret());
+        let target_seen = seen(target.clone());
+        let previous_seen = if target == written {
+            target_seen
+        } else {
+            seen(written)
+        };
         Some(decide(&Observed {
             now,
             random: round.random,
@@ -334,8 +340,8 @@ impl Core {
             credential,
             memory,
             client_seen: seen(credential.client_secret()),
-            target_seen: seen(credential.target_secret()),
-            previous_seen: seen(credential.written_secret()),
+            target_seen,
+            previous_seen,
             rival: self.store.rival(credential),
             hold,
             client,
@@ -461,12 +467,18 @@ impl Core {
         let urgency = self.urgency(name);
         self.queue.schedule(name, settle.wake, urgency);
         let client = round.client.and_then(Result::ok);
-        if let Outcome::Failed(reason) = settle.outcome
-            && class_of(reason).is_shared()
-            && let Some(origin) = origin_of(&subject)
-        {
-            let key = client.as_ref().map(|(key, _)| &**key);
-            self.broker.tell(origin, key, name);
+        if let Some(origin) = origin_of(&subject) {
+            match settle.outcome {
+                Outcome::Failed(reason) if class_of(reason).is_shared() => {
+                    let key = client.as_ref().map(|(key, _)| &**key);
+                    self.broker.tell(origin, key, name);
+                }
+                Outcome::Waiting => {}
+                _ => {
+                    let next = self.broker.stand_down(origin, name);
+                    self.wake(next);
+                }
+            }
         }
         let Some((asked_at, (key, client))) = round.asked_at.zip(client) else {
             return;
@@ -490,8 +502,9 @@ impl Core {
     pub fn forget(&mut self, name: &Name) {
         self.memories.remove(name);
         self.pending.remove(name);
-        self.broker.leave(name);
+        let next = self.broker.leave(name);
         self.queue.schedule(name, None, Urgency::New);
+        self.wake(next);
         if self.store.get(name).is_some() {
             self.wake([name.clone()]);
         }

@@ -61,7 +61,7 @@ impl Controller {
                     self.metrics.secret_written();
                     tracing::info!(resource = %name, secret = write.desired().name, put_back, "Secret written");
                 }
-                let sha256 = write.desired().data.sha256();
+                let sha256 = write.desired().data.sha256().to_owned();
                 let put_back_at = put_back.then_some(now);
                 self.with_core(|core| {
                     core.target_written(name, round, sha256, outcome, put_back_at)

@@ -17,7 +17,8 @@ use crate::api::{ObservedObject, Reason, ServiceNowCredentialStatus, condition};
 pub(super) struct End<'a> {
     pub(super) v: &'a View<'a>,
     pub(super) outcome: Outcome,
-    pub(super) status: ServiceNowCredentialStatus,
+    /// Shared with the resource until something of it changes.
+    pub(super) status: Arc<ServiceNowCredentialStatus>,
     pub(super) wake: Option<Timestamp>,
     pub(super) memory: Memory,
 }
@@ -27,21 +28,27 @@ impl<'a> End<'a> {
         let mut memory = v.o.memory.clone();
         let since = v.o.now - FIGHT_PERIOD;
         memory.put_backs.retain(|at| *at > since);
-        let mut status = ServiceNowCredentialStatus::clone(&v.o.credential.status);
-        status.token.clone_from(&v.token);
+        let mut end = Self {
+            v,
+            outcome,
+            status: v.o.credential.status.clone(),
+            wake: None,
+            memory,
+        };
+        if end.status.token.as_ref() != v.token.as_deref() {
+            end.status_mut().token = v.token.as_deref().cloned();
+        }
         // What was written is on record whatever else the round comes to, unless something is
         // still to be removed that only the record knows of.
         let removed = v.previous_target().is_none() || matches!(v.o.removed, Some(Ok(())));
         if removed && let Some(written) = v.written_target() {
-            status.target = Some(written);
+            end.status_mut().target = Some(written);
         }
-        Self {
-            v,
-            outcome,
-            status,
-            wake: None,
-            memory,
-        }
+        end
+    }
+
+    pub(super) fn status_mut(&mut self) -> &mut ServiceNowCredentialStatus {
+        Arc::make_mut(&mut self.status)
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -73,7 +80,9 @@ impl<'a> End<'a> {
         let generation = self.v.o.credential.generation;
         let there = self.target_is_there();
         let ready = ready(&self.status, &synced, there, expiry, self.now());
-        self.status.observed_generation = Some(generation);
+        if self.status.observed_generation != Some(generation) {
+            self.status_mut().observed_generation = Some(generation);
+        }
         let now = self.now();
         set(&mut self.status, condition::READY, ready, generation, now);
         set(&mut self.status, condition::SYNCED, synced, generation, now);
@@ -117,8 +126,10 @@ impl<'a> End<'a> {
     pub(super) fn handled(&mut self) {
         let request = self.v.o.credential.renew_request.as_ref();
         let known = self.v.o.memory.renew_request.as_ref();
-        if request == known.map(|(value, _)| value) {
-            self.status.handled_renew_request = request.cloned();
+        if request == known.map(|(value, _)| value)
+            && request != self.status.handled_renew_request.as_ref()
+        {
+            self.status_mut().handled_renew_request = request.cloned();
         }
     }
 
@@ -127,21 +138,30 @@ impl<'a> End<'a> {
     }
 
     pub(super) fn observe_version(&mut self, version: &Version) {
-        self.status.observed = vec![ObservedObject {
+        let name = &self.v.spec.client.secret_ref.name;
+        let is_known = matches!(&self.status.observed[..], [known] if known.name == *name
+            && known.kind == "Secret"
+            && known.uid == version.uid
+            && known.resource_version == version.resource_version);
+        if is_known {
+            return;
+        }
+        let observed = ObservedObject {
             kind: "Secret".to_owned(),
-            name: self.v.spec.client.secret_ref.name.clone(),
+            name: name.clone(),
             uid: version.uid.clone(),
             resource_version: version.resource_version.clone(),
-        }];
+        };
+        self.status_mut().observed = vec![observed];
     }
 
     pub(super) fn into_settle(self) -> Settle {
-        let old = &*self.v.o.credential.status;
-        let changed = *old != self.status;
+        let old = &self.v.o.credential.status;
+        let changed = !Arc::ptr_eq(old, &self.status) && *old != self.status;
         Settle {
             outcome: self.outcome,
-            transition: transition(old, &self.status),
-            status: changed.then(|| Arc::new(self.status)),
+            transition: changed.then(|| transition(old, &self.status)).flatten(),
+            status: changed.then_some(self.status),
             wake: self.wake,
             memory: self.memory,
         }

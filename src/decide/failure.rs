@@ -1,7 +1,7 @@
 //! What went wrong, said once: the condition's reason, the sentence for the person, and the class
 //! that says how to wait.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use jiff::SignedDuration;
 
@@ -12,7 +12,7 @@ use crate::api::Reason;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     reason: Reason,
-    message: String,
+    message: Arc<str>,
     retry_after: Option<SignedDuration>,
 }
 
@@ -45,7 +45,7 @@ impl Failure {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
-            message: message.into(),
+            message: message.into().into(),
             retry_after: None,
         }
     }

@@ -335,7 +335,7 @@ fn no_wait_is_left(v: &View<'_>) -> Result<(), Step> {
 
 /// The client Secret has been read, and holds a client.
 fn client_is_read<'a>(v: &View<'a>) -> Result<(&'a ClientRead, &'a Exchange), Step> {
-    match (&v.o.client, &v.o.exchange) {
+    match (v.o.client, &v.o.exchange) {
         (Some(Ok(client)), Some(exchange)) => Ok((client, exchange)),
         (Some(Err(failure)), _) if failure.class() == Class::Local => {
             Err(settle::failed_locally(v, failure).into())

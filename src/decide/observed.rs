@@ -1,7 +1,14 @@
 //! What `decide` looks at: values, gathered by `controller::Core` from the caches, the broker and
 //! what the reconcile has read so far.
 
-use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    fmt,
+    hash::{Hash, Hasher},
+    ops::Deref,
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -77,7 +84,7 @@ impl Deref for CheckedSpec {
 }
 
 /// Namespace and name of a resource.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Eq)]
 pub struct Name {
     /// Its namespace.
     pub namespace: Arc<str>,
@@ -92,6 +99,39 @@ impl Name {
             namespace: namespace.into(),
             name: name.into(),
         }
+    }
+}
+
+/// Most names that are compared are copies of one: then their letters need no look.
+fn compare(a: &Arc<str>, b: &Arc<str>) -> Ordering {
+    if Arc::ptr_eq(a, b) {
+        Ordering::Equal
+    } else {
+        a.cmp(b)
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.namespace, &self.name).hash(state);
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(&self.namespace, &other.namespace).then_with(|| compare(&self.name, &other.name))
     }
 }
 
@@ -217,7 +257,7 @@ pub struct Memory {
     /// The spec that the Secret was last written for.
     pub basis: Option<Basis>,
     /// The last failure: waiting is not written each time.
-    pub failure: Option<Remembered>,
+    pub failure: Option<Arc<Remembered>>,
     /// The last failure that the instance was the cause of, and how many in a row: what the cluster
     /// comes to meanwhile does not make it the first again.
     pub shared: Option<(Class, u32)>,
@@ -237,7 +277,8 @@ impl Memory {
     /// The clock was set back by this much, and the token on record began at `issued_at`.
     pub fn clock_set_back(&mut self, by: SignedDuration, issued_at: Option<Timestamp>) {
         self.distrusted = issued_at;
-        if let Some(Remembered { failure, .. }) = &mut self.failure {
+        if let Some(remembered) = self.failure.as_mut().map(Arc::make_mut) {
+            let failure = &mut remembered.failure;
             failure.last_time.0 -= by;
             if let Some(retry) = &mut failure.retry_time {
                 retry.0 -= by;
@@ -323,7 +364,7 @@ pub struct Observed<'a> {
     /// The failure that holds the whole origin.
     pub hold: Option<SharedFailure>,
     /// The client Secret as read in this reconcile (or in the one that asked for the token).
-    pub client: Option<Result<ClientRead, Failure>>,
+    pub client: Option<Result<&'a ClientRead, &'a Failure>>,
     /// When this resource asked for the token that it waits for.
     pub asked_at: Option<Timestamp>,
     /// The broker's knowledge of the client's key; present when `client` is.

@@ -76,9 +76,9 @@ pub fn effective(margin: Margin, lifetime: SignedDuration) -> Effective {
     let wanted = match margin {
         Margin::Default => lifetime / 3,
         Margin::Before(before) => before,
-        Margin::Percentage(percent) => lifetime.mul_f64(f64::from(percent) / 100.0),
+        Margin::Percentage(percent) => lifetime / 100 * percent,
     };
-    let (least, most) = (lifetime.mul_f64(0.1), lifetime.mul_f64(0.8));
+    let (least, most) = (lifetime / 10, lifetime / 5 * 4);
     let margin = wanted.clamp(least, most.max(least));
     Effective {
         margin,
@@ -110,8 +110,9 @@ pub fn still_fits(
     margin: Margin,
     min_interval: SignedDuration,
 ) -> bool {
-    let earliest = latest(validity, margin) - validity.lifetime().mul_f64(0.1);
-    let latest = latest(validity, margin).max(next_allowed(validity, min_interval));
+    let latest = latest(validity, margin);
+    let earliest = latest - validity.lifetime() / 10;
+    let latest = latest.max(next_allowed(validity, min_interval));
     // Times are stored in microseconds.
     let rounding = SignedDuration::from_micros(2);
     (earliest - rounding..=latest + rounding).contains(&renewal_time)

@@ -185,7 +185,7 @@ pub(super) fn still_waiting(v: &View<'_>, failure: &FailureStatus) -> Settle {
         end.ready_only(Expiry::Strict);
     } else {
         // The status that said so could not be written.
-        end.status.failure = Some(failure.clone());
+        end.status_mut().failure = Some(failure.clone());
         let synced = Verdict::new(FALSE, reason, failure.message.clone());
         end.conclude(synced, Expiry::Strict);
     }
@@ -256,12 +256,12 @@ fn record(failure: &Failure, count: u32, at: Timestamp, retry: Option<Timestamp>
     }
 }
 
-fn remembered(v: &View<'_>, failure: FailureStatus) -> Remembered {
-    Remembered {
+fn remembered(v: &View<'_>, failure: FailureStatus) -> Arc<Remembered> {
+    Arc::new(Remembered {
         failure,
         basis: v.basis,
         client: v.o.client_seen.clone(),
-    }
+    })
 }
 
 fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
@@ -283,13 +283,12 @@ fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
             // Whoever asked for an attempt is told what came of it.
             .is_some_and(|old| !v.forced && is_quiet(old, &record, v.o.now));
     // What waiting changes in the record is kept in memory until it is worth a write.
-    end.status.failure = match &v.o.credential.status.failure {
-        Some(old) if quiet => Some(old.clone()),
-        _ => Some(record),
-    };
+    if !quiet {
+        end.status_mut().failure = Some(record);
+    }
     end.handled();
     // Only what the instance has judged was used.
-    if let Some(Ok(client)) = &v.o.client
+    if let Some(Ok(client)) = v.o.client
         && failure.class().is_shared()
     {
         end.observe(client);

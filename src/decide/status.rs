@@ -1,5 +1,7 @@
 //! The status as a function of what was decided: conditions and their sentences.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -31,17 +33,24 @@ pub(super) const UNKNOWN: &str = "Unknown";
 /// Puts a condition in its place; its transition time moves only when its status does
 /// (Kubernetes API conventions, "Typical status properties").
 pub(super) fn set(
-    status: &mut ServiceNowCredentialStatus,
+    status: &mut Arc<ServiceNowCredentialStatus>,
     kind: &str,
     verdict: Verdict,
     generation: i64,
     now: Timestamp,
 ) {
     let old = status.conditions.iter().position(|c| c.type_ == kind);
-    let since = old
+    let same = old
         .map(|at| &status.conditions[at])
-        .filter(|c| c.status == verdict.status)
-        .map(|c| c.last_transition_time.clone());
+        .filter(|c| c.status == verdict.status);
+    if same.is_some_and(|c| {
+        c.reason == verdict.reason.as_str()
+            && c.message == verdict.message
+            && c.observed_generation == Some(generation)
+    }) {
+        return;
+    }
+    let since = same.map(|c| c.last_transition_time.clone());
     // Kubernetes stores these times in whole seconds.
     let seconds = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let condition = Condition {
@@ -52,9 +61,10 @@ pub(super) fn set(
         last_transition_time: since.unwrap_or(Time(seconds)),
         observed_generation: Some(generation),
     };
+    let conditions = &mut Arc::make_mut(status).conditions;
     match old {
-        Some(at) => status.conditions[at] = condition,
-        None => status.conditions.push(condition),
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
     }
 }
 

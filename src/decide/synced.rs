@@ -26,17 +26,25 @@ const KUBELET_SYNC: SignedDuration = SignedDuration::from_mins(2);
 pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Settle {
     let mut end = End::new(v, Outcome::Synced);
     if let Some((client, held)) = fresh {
-        end.status.token = Some(token_status(v, held));
+        let token = token_status(v, held);
+        if end.status.token.as_ref() != Some(&token) {
+            end.status_mut().token = Some(token);
+        }
         end.observe(client);
         end.handled();
     }
-    end.status.target = target_status(v, fresh);
+    let target = target_status(v, fresh);
+    if end.status.target != target {
+        end.status_mut().target = target;
+    }
     if end.status.observed.is_empty()
         && let Seen::Present(version) = v.o.client_seen
     {
         end.observe_version(version);
     }
-    end.status.failure = None;
+    if end.status.failure.is_some() {
+        end.status_mut().failure = None;
+    }
     end.memory.failure = None;
     end.memory.shared = None;
     end.memory.judged_target = None;
@@ -80,7 +88,9 @@ fn token_status(v: &View<'_>, held: &Held) -> TokenStatus {
             Some(_) => token.renewal_time,
             None => micro_time(v.draw(held.validity)),
         };
-        v.refit(&mut token);
+        if let Some(renewal_time) = v.refitted(&token) {
+            token.renewal_time = renewal_time;
+        }
     }
     token
 }
@@ -95,7 +105,7 @@ fn target_status(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Option<Ta
     // It was found as it shall be: what was read is what is recorded.
     let rendered = fresh.and_then(|(client, held)| v.render(client, held).ok());
     let sha256 = rendered
-        .map(|data| data.sha256())
+        .map(|data| data.sha256().to_owned())
         .or_else(|| v.recorded_target().map(|target| target.sha256.clone()))?;
     Some(v.target_record(&read.version, sha256))
 }

@@ -47,14 +47,18 @@ pub struct Variables<'a> {
     pub client_id: &'a str,
 }
 
-/// The rendered contents of the target: key → value.
+/// The rendered contents of the target.
 #[derive(Clone, PartialEq)]
-pub struct Rendered(BTreeMap<String, Zeroizing<String>>);
+pub struct Rendered {
+    /// Key → value.
+    values: BTreeMap<String, Zeroizing<String>>,
+    sha256: String,
+}
 
 impl Rendered {
     /// Keys with their values in base64, as a Secret's `data` takes them.
     pub fn encoded(&self) -> impl Iterator<Item = (&str, String)> {
-        self.0
+        self.values
             .iter()
             .map(|(key, value)| (key.as_str(), STANDARD.encode(value.as_bytes())))
     }
@@ -62,25 +66,25 @@ impl Rendered {
     /// Every value in both of its spellings, for blanking.
     pub(crate) fn spellings(&self) -> impl Iterator<Item = Zeroizing<String>> {
         let encoded = |value: &Zeroizing<String>| Zeroizing::new(STANDARD.encode(value.as_bytes()));
-        self.0
+        self.values
             .values()
             .flat_map(move |value| [encoded(value), value.clone()])
     }
 
     /// The keys.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.values.keys().map(String::as_str)
     }
 
     /// Hex SHA-256 over keys and values, as `status.target.sha256` keeps it.
-    pub fn sha256(&self) -> String {
-        digest(self.0.iter().map(|(k, v)| (k.as_str(), v.as_bytes())))
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 }
 
 impl std::fmt::Debug for Rendered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.values.keys()).finish()
     }
 }
 
@@ -155,7 +159,11 @@ pub fn render(
         let text = String::from_utf8_lossy(&output.bytes).into_owned();
         rendered.insert(key.clone(), Zeroizing::new(text));
     }
-    Ok(Rendered(rendered))
+    let entries = rendered.iter();
+    Ok(Rendered {
+        sha256: digest(entries.map(|(key, value)| (key.as_str(), value.as_bytes()))),
+        values: rendered,
+    })
 }
 
 /// Base64 (RFC 4648, section 4), of no more than may be rendered at all: filters can be chained.
@@ -346,7 +354,7 @@ mod tests {
         };
         let rendered = render(&templates(&[("k", template)]), &variables)
             .map_err(|failure| failure.message().to_owned())?;
-        Ok(rendered.0["k"].to_string())
+        Ok(rendered.values["k"].to_string())
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The questions that the chain asks of what was observed.
 
+use std::borrow::Cow;
+
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
     FIGHT_PERIOD, Failure, Wish,
@@ -12,7 +15,9 @@ use super::{
     template::{self, Rendered, Variables},
 };
 use crate::{
-    api::{CreationPolicy, FailureStatus, Reason, TargetStatus, TokenStatus, duration},
+    api::{
+        CreationPolicy, FailureStatus, ObservedObject, Reason, TargetStatus, TokenStatus, duration,
+    },
     decide::Class,
     micro_time,
     servicenow::{Exchange, Held, Known, Urgency},
@@ -26,9 +31,9 @@ pub(super) struct View<'a> {
     /// A renewal was asked for by the annotation and not answered yet.
     pub(super) forced: bool,
     /// The token on record: the status's, or the Secret's own record where that is newer.
-    pub(super) token: Option<TokenStatus>,
+    pub(super) token: Option<Cow<'a, TokenStatus>>,
     /// The target as last written, likewise.
-    target: Option<TargetStatus>,
+    target: Option<Cow<'a, TargetStatus>>,
     adopted: bool,
 }
 
@@ -40,8 +45,8 @@ impl<'a> View<'a> {
             spec,
             basis: spec.basis(),
             forced: is_forced(o),
-            token: status.token.clone(),
-            target: status.target.clone(),
+            token: status.token.as_ref().map(Cow::Borrowed),
+            target: status.target.as_ref().map(Cow::Borrowed),
             adopted: false,
         }
     }
@@ -64,14 +69,12 @@ impl<'a> View<'a> {
 
     /// The status of the target, where it is the one that the spec names.
     pub(super) fn recorded_target(&self) -> Option<&TargetStatus> {
-        self.target
-            .as_ref()
-            .filter(|t| t.name == self.target_name())
+        self.last_target().filter(|t| t.name == self.target_name())
     }
 
     /// What the status says was written last, whatever its name.
     pub(super) fn last_target(&self) -> Option<&TargetStatus> {
-        self.target.as_ref()
+        self.target.as_deref()
     }
 
     /// The record of the target in this state.
@@ -105,7 +108,8 @@ impl<'a> View<'a> {
         let Some(recorded) = self.recorded_target() else {
             return false;
         };
-        matches!(self.o.target_seen, Seen::Present(seen) if *seen == version_of(recorded))
+        matches!(self.o.target_seen, Seen::Present(seen)
+            if seen.uid == recorded.uid && seen.resource_version == recorded.resource_version)
     }
 
     /// The target that was last written under another name and is ours to delete.
@@ -161,18 +165,18 @@ impl<'a> View<'a> {
             expires_at,
         };
         let sha256 = template::recover_token(&data, &target.data).map(|token| token.sha256());
-        self.token = Some(TokenStatus {
+        self.token = Some(Cow::Owned(TokenStatus {
             issued_at: micro_time(issued_at),
             expires_at: micro_time(expires_at),
             renewal_time: micro_time(self.draw(validity)),
             scope: None,
             sha256,
-        });
+        }));
         let contents = data
             .keys()
             .filter_map(|key| Some((key.as_str(), target.data.get(key)?.as_slice())));
         let sha256 = template::digest(contents);
-        self.target = Some(self.target_record(&target.version, sha256));
+        self.target = Some(Cow::Owned(self.target_record(&target.version, sha256)));
         self.adopted = true;
         self
     }
@@ -190,21 +194,20 @@ impl<'a> View<'a> {
 
     /// A renewal time that the margin of the spec could not have given is drawn again.
     pub(super) fn with_renewal_time_fit(mut self) -> Self {
-        if let Some(mut token) = self.token.take() {
-            self.refit(&mut token);
-            self.token = Some(token);
+        let refitted = self.token.as_deref().and_then(|token| self.refitted(token));
+        if let (Some(renewal_time), Some(token)) = (refitted, &mut self.token) {
+            token.to_mut().renewal_time = renewal_time;
         }
         self
     }
 
-    /// The renewal time of this token, drawn again where the margin wants it elsewhere.
-    pub(super) fn refit(&self, token: &mut TokenStatus) {
+    /// Another renewal time for this token, where the margin wants it elsewhere.
+    pub(super) fn refitted(&self, token: &TokenStatus) -> Option<MicroTime> {
         let validity = validity_of(token);
         let interval = self.o.policy.min_renew_interval;
         let at = token.renewal_time.0;
-        if !is_kept(token) && !renewal::still_fits(at, validity, self.margin(), interval) {
-            token.renewal_time = micro_time(self.draw(validity));
-        }
+        let fits = is_kept(token) || renewal::still_fits(at, validity, self.margin(), interval);
+        (!fits).then(|| micro_time(self.draw(validity)))
     }
 
     /// The Secret was last written for this very spec.
@@ -224,23 +227,18 @@ impl<'a> View<'a> {
     fn client_is_as_recorded(&self) -> bool {
         let observed = self.observed_client();
         match (self.o.client_seen, observed) {
-            (Seen::Present(seen), Some(recorded)) => *seen == recorded,
+            (Seen::Present(seen), Some(recorded)) => {
+                seen.uid == recorded.uid && seen.resource_version == recorded.resource_version
+            }
             (Seen::Present(_), None) => self.adopted,
             _ => false,
         }
     }
 
-    fn observed_client(&self) -> Option<Version> {
+    fn observed_client(&self) -> Option<&ObservedObject> {
         let name = &self.spec.client.secret_ref.name;
-        let status = &self.o.credential.status;
-        let object = status
-            .observed
-            .iter()
-            .find(|o| o.kind == "Secret" && o.name == *name)?;
-        Some(Version {
-            uid: object.uid.clone(),
-            resource_version: object.resource_version.clone(),
-        })
+        let mut observed = self.o.credential.status.observed.iter();
+        observed.find(|o| o.kind == "Secret" && o.name == *name)
     }
 
     /// The last failure, from memory or from the status.
@@ -429,8 +427,8 @@ impl<'a> View<'a> {
 
     /// What is asked of the broker.
     pub(super) fn wish(&self, exchange: &Exchange) -> Wish {
-        let urgency = Urgency::of(self.token.as_ref().map(validity_of), self.o.now);
-        let trusted = self.token.as_ref().filter(|t| !self.is_distrusted(t));
+        let urgency = Urgency::of(self.token.as_deref().map(validity_of), self.o.now);
+        let trusted = self.token.as_deref().filter(|t| !self.is_distrusted(t));
         let known = trusted.and_then(|token| {
             Some(Known {
                 sha256: token.sha256.clone()?,
@@ -487,7 +485,7 @@ impl<'a> View<'a> {
         let expires_at = held.validity.expires_at;
         let desired = ownership::Desired::new(self.o.credential, self.spec, held, data.clone());
         ownership::judge(target, self.o.credential) == Ownership::Ours
-            && is_intact(target, self.spec, expires_at, &data.sha256())
+            && is_intact(target, self.spec, expires_at, data.sha256())
             && desired.dropped(target).is_empty()
     }
 
@@ -504,13 +502,6 @@ impl<'a> View<'a> {
             .iter()
             .filter(|at| **at > since)
             .count()
-    }
-}
-
-fn version_of(target: &TargetStatus) -> Version {
-    Version {
-        uid: target.uid.clone(),
-        resource_version: target.resource_version.clone(),
     }
 }
 

@@ -111,10 +111,10 @@ impl Store {
                     .cloned(),
             );
         }
-        for secret in before.difference(&after) {
+        for secret in before.iter().filter(|s| !after.contains(s)).flatten() {
             woken.extend(self.unname(secret, &name));
         }
-        for secret in after.difference(&before) {
+        for secret in after.iter().filter(|s| !before.contains(s)).flatten() {
             let since = self.relists;
             let named = self.secrets.entry(secret.clone()).or_insert_with(|| Named {
                 since,
@@ -160,8 +160,8 @@ impl Store {
         };
         self.written.remove(name);
         let mut woken = vec![name.clone()];
-        for secret in secrets_of(&old) {
-            woken.extend(self.unname(&secret, name));
+        for secret in secrets_of(&old).iter().flatten() {
+            woken.extend(self.unname(secret, name));
         }
         woken
     }
@@ -315,15 +315,12 @@ fn asks_for_a_look(old: &Credential, new: &Credential) -> bool {
 }
 
 /// Every Secret that a resource names: its client's, its target, and the target it had before.
-fn secrets_of(credential: &Credential) -> BTreeSet<Name> {
+fn secrets_of(credential: &Credential) -> [Option<Name>; 3] {
     [
         credential.client_secret(),
         credential.target_secret(),
         credential.written_secret(),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
 /// Resource versions of one resource type compare as numbers (Kubernetes API concepts, "Resource

@@ -29,6 +29,9 @@ use crate::decide::{
 
 /// A probe has its answer, or its time-out, within about this time.
 const PROBE_ENDS_WITHIN: SignedDuration = SignedDuration::from_secs(20);
+/// Who leaves the probing to another is woken when the hold is over, and looks again after this
+/// long, woken or not.
+const OTHERS_LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 
 /// The state of all keys and origins. The order of the keys in memory decides nothing.
 pub struct Broker {
@@ -44,6 +47,8 @@ struct OriginState {
     under_way: usize,
     hold: Option<SharedFailure>,
     told: BTreeSet<Name>,
+    /// Of those who were told, the one that probes when the wait is over.
+    prober: Option<Name>,
     /// When a request was last queued, if none has ended since.
     asked_at: Option<Timestamp>,
     line: Line,
@@ -87,17 +92,19 @@ impl Broker {
         self.origins.get(origin)?.hold.as_ref()
     }
 
-    /// The hold as it keeps those waiting who have not asked: while somebody probes, the others
-    /// need not try. They are woken when the probe succeeds.
-    pub fn hold_for_others(&self, origin: &str, now: Timestamp) -> Option<SharedFailure> {
+    /// The hold as it keeps this resource waiting, which has not asked: while another probes, or
+    /// is about to, the others need not try. They are woken when the hold is over.
+    pub fn hold_for(&self, name: &Name, origin: &str, now: Timestamp) -> Option<SharedFailure> {
         let state = self.origins.get(origin)?;
         let hold = state.hold.clone()?;
-        let asked = state.asked_at.map(|at| plus(at, PROBE_ENDS_WITHIN));
-        if state.under_way == 0 && asked.is_none_or(|over| over <= now) {
-            return Some(hold);
+        let young = |at: Timestamp| now < plus(at, PROBE_ENDS_WITHIN);
+        let probing = state.under_way > 0 || state.asked_at.is_some_and(young);
+        let another = state.prober.as_ref().is_some_and(|prober| prober != name);
+        if probing || (another && young(hold.retry_at)) {
+            let retry_at = hold.retry_at.max(plus(now, OTHERS_LOOK_AGAIN));
+            return Some(SharedFailure { retry_at, ..hold });
         }
-        let retry_at = hold.retry_at.max(plus(now, PROBE_ENDS_WITHIN));
-        Some(SharedFailure { retry_at, ..hold })
+        Some(hold)
     }
 
     /// Queues a request, or joins the one that is queued or on its way.
@@ -142,18 +149,25 @@ impl Broker {
     }
 
     /// Takes a resource out of all waiting; a request that nobody waits for any more stays home.
-    pub fn leave(&mut self, name: &Name) {
+    /// Returns who is to probe in its place.
+    pub fn leave(&mut self, name: &Name) -> Vec<Name> {
         for (key, state) in &mut self.keys {
             state.told.remove(name);
             leave(&mut self.origins, key, state, name);
         }
-        for origin in self.origins.values_mut() {
-            origin.told.remove(name);
-        }
+        let origins = self.origins.values_mut();
+        origins
+            .filter_map(|origin| origin.stand_down(name))
+            .collect()
+    }
+
+    /// A resource needs nothing of its origin any more. Returns who is to probe in its place.
+    pub fn stand_down(&mut self, origin: &str, name: &Name) -> Option<Name> {
+        self.origins.get_mut(origin)?.stand_down(name)
     }
 
     /// A resource goes to sleep over a failure that it shares, and is woken where that is over
-    /// before its time.
+    /// before its time. The first one of an origin probes.
     pub fn tell(&mut self, origin: &str, key: Option<&SharingKey>, name: &Name) {
         if let Some(state) = key.and_then(|key| self.keys.get_mut(key))
             && state.failure.is_some()
@@ -164,6 +178,7 @@ impl Broker {
             && origin.hold.is_some()
         {
             origin.told.insert(name.clone());
+            origin.prober.get_or_insert_with(|| name.clone());
         }
     }
 
@@ -209,7 +224,10 @@ impl Broker {
     /// [`Broker::dispatch`] names the key.
     pub fn prepare(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
         let open = self.origins.values_mut().filter(|o| o.hold.is_none());
-        open.flat_map(|origin| origin.line.prepare(now)).collect()
+        let waiting = open.filter(|origin| origin.line.is_waited_in());
+        waiting
+            .flat_map(|origin| origin.line.prepare(now))
+            .collect()
     }
 
     /// When [`Broker::dispatch`] or [`Broker::prepare`] may have something that it has not now.
@@ -423,7 +441,15 @@ impl OriginState {
             return BTreeSet::new();
         }
         self.hold = None;
+        self.prober = None;
         std::mem::take(&mut self.told)
+    }
+
+    /// A resource waits no more; if it was to probe, another is named.
+    fn stand_down(&mut self, name: &Name) -> Option<Name> {
+        self.told.remove(name);
+        self.prober.take_if(|prober| prober == name)?;
+        self.told.first().cloned()
     }
 }
 

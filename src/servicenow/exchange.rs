@@ -1,5 +1,7 @@
 //! The values that pass between a resource and the broker.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::token::AccessToken;
@@ -66,7 +68,7 @@ pub(crate) fn back(at: &mut Option<Timestamp>, by: SignedDuration) {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Exchange {
     /// The last token, if any.
-    pub held: Option<Held>,
+    pub held: Option<Arc<Held>>,
     /// The failure that keeps this key waiting: its own, or its origin's.
     pub failure: Option<SharedFailure>,
     /// A request is queued or on its way, since this moment, and its answer wakes this resource.

@@ -1,6 +1,6 @@
 //! What is known of one sharing key, and what an answer makes of it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -44,7 +44,7 @@ const ROUND_TRIP: SignedDuration = SignedDuration::from_millis(200);
 pub(super) struct KeyState {
     /// Settles ties.
     pub(super) number: u64,
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<Arc<Held>>,
     pub(super) failure: Option<SharedFailure>,
     pub(super) known: Option<Known>,
     pub(super) failures_before: Option<(Class, u32)>,
@@ -108,7 +108,7 @@ impl KeyState {
 
     /// What is known was told by a clock that has been set back.
     pub(super) fn clock_set_back(&mut self, by: SignedDuration) {
-        if let Some(held) = &mut self.held {
+        if let Some(held) = self.held.as_mut().map(Arc::make_mut) {
             held.validity = held.validity.set_back(by);
             held.sent_at -= by;
         }
@@ -167,7 +167,7 @@ impl KeyState {
             sha256: held.sha256.clone(),
             validity: held.validity,
         });
-        self.held = Some(held);
+        self.held = Some(Arc::new(held));
         self.failure = None;
         self.failures_before = None;
         self.one_off_spent = false;

@@ -83,6 +83,9 @@ impl Line {
 
     /// When somebody may go, or is to be prepared, after now.
     pub(super) fn opens(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.later.is_empty() {
+            return None;
+        }
         let go = self.later.keys().map(|(at, _)| *at).find(|at| *at > now);
         let unprepared = self.later.iter().filter(|(_, entry)| !entry.prepared);
         let mut prepare = unprepared.map(|((at, _), _)| *at - LEAD);
@@ -90,6 +93,11 @@ impl Line {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Somebody's moment is still to come.
+    pub(super) fn is_waited_in(&self) -> bool {
+        !self.later.is_empty()
     }
 
     /// Nobody stands in it.

@@ -114,7 +114,7 @@ impl World {
             }
             Step::Write { write, put_back } => {
                 let outcome = self.write(&credential, &write);
-                let sha256 = write.desired().data.sha256();
+                let sha256 = write.desired().data.sha256().to_owned();
                 let put_back_at = put_back.then_some(self.now);
                 self.core
                     .target_written(name, round, sha256, outcome, put_back_at);

@@ -170,11 +170,11 @@ fn scene(throws: Vec<u8>) -> Scene {
         scene = scene.restarted();
     }
     if dice.one_in(4) {
-        scene.memory.failure = Some(Remembered {
+        scene.memory.failure = Some(Arc::new(Remembered {
             failure: dice.failure(),
             basis: CheckedSpec::from(spec()).basis(),
             client: scene.client_seen.clone(),
-        });
+        }));
     }
     if dice.one_in(4) {
         scene.memory.put_backs = vec![scene.now; usize::from(dice.throw(5))];
@@ -204,7 +204,7 @@ fn shape_the_objects(mut scene: Scene, dice: &mut Dice) -> Scene {
     // Nothing was sent or met after now.
     let past = scene.now.as_second() - at(0).as_second();
     let held = dice.held();
-    scene.exchange.held = held.filter(|held| held.sent_at <= scene.now);
+    scene.exchange.held = held.filter(|held| held.sent_at <= scene.now).map(Arc::new);
     if dice.one_in(3) {
         let when = dice.second().min(past);
         let failure = shared(

@@ -74,7 +74,7 @@ fn the_first_token_is_written_and_told() {
             uid: "itsm-secret-uid".to_owned(),
             resource_version: "100".to_owned(),
             creation_policy: crate::api::CreationPolicy::Owner,
-            sha256: write.desired().data.sha256(),
+            sha256: write.desired().data.sha256().to_owned(),
         }),
         observed: vec![crate::api::ObservedObject {
             kind: "Secret".to_owned(),

@@ -141,7 +141,7 @@ impl Scene {
     }
 
     pub(crate) fn holding(mut self, held: Held) -> Self {
-        self.exchange.held = Some(held);
+        self.exchange.held = Some(Arc::new(held));
         self
     }
 
@@ -156,7 +156,7 @@ impl Scene {
     pub(crate) fn answered(mut self, answer: Result<Held, SharedFailure>) -> Self {
         self.exchange.asked_at = None;
         match answer {
-            Ok(held) => self.exchange.held = Some(held),
+            Ok(held) => self.exchange.held = Some(Arc::new(held)),
             Err(failure) => self.exchange.failure = Some(failure),
         }
         self
@@ -191,7 +191,10 @@ impl Scene {
         };
         let version = version(&uid, resource_version);
         self.target_seen = Seen::Present(version.clone());
-        self.written = Some((write.desired().data.sha256(), WriteOutcome::Done(version)));
+        self.written = Some((
+            write.desired().data.sha256().to_owned(),
+            WriteOutcome::Done(version),
+        ));
         self
     }
 
@@ -213,7 +216,7 @@ impl Scene {
             previous_seen: &self.previous_seen,
             rival: self.rival.clone(),
             hold: self.hold.clone(),
-            client: self.client.clone(),
+            client: self.client.as_ref().map(Result::as_ref),
             asked_at: self.asked_at,
             exchange: self.client.as_ref().map(|_| self.exchange.clone()),
             target: &self.target,

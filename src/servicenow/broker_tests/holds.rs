@@ -138,6 +138,32 @@ fn an_outage_is_probed_as_often_as_the_nearest_expiry_wants_it() {
 }
 
 #[test]
+fn while_one_is_to_probe_the_others_sleep_and_another_takes_the_place_of_one_who_is_gone() {
+    let mut desk = Desk::new();
+    desk.ask_and(at(0), failure(Reason::InstanceUnavailable));
+    let origin = desk.key.origin().to_owned();
+    let [first, second, third] = ["a", "b", "c"].map(name);
+    for told in [&first, &second, &third] {
+        desk.broker.tell(&origin, None, told);
+    }
+    let waits =
+        |desk: &Desk, who: &Name, now| desk.broker.hold_for(who, &origin, now).unwrap().retry_at;
+    assert_eq!(waits(&desk, &first, at(1)), at(1), "it probes");
+    assert_eq!(
+        waits(&desk, &second, at(1)),
+        at(61),
+        "and the others leave it to it"
+    );
+    assert_eq!(waits(&desk, &second, at(21)), at(1), "as long as it does");
+    assert_eq!(desk.broker.stand_down(&origin, &second), None);
+    assert_eq!(desk.broker.stand_down(&origin, &first), Some(third.clone()));
+    desk.broker.tell(&origin, None, &third);
+    desk.broker.tell(&origin, None, &second);
+    assert_eq!(waits(&desk, &third, at(1)), at(1));
+    assert_eq!(desk.broker.leave(&third), [second]);
+}
+
+#[test]
 fn a_hold_outlives_sweeping_and_a_restored_one_holds() {
     let mut desk = Desk::new();
     desk.ask_and(at(0), limited(Some(600)));
