@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 use testkit::{
     operator::Operator,
-    servicenow::{ExpiresIn, Fault, RetryAfter},
+    servicenow::{ExpiresIn, Fault, RetryAfter, Simulator},
 };
 
-use crate::support::{CLIENT_ID, Scene};
+use crate::support::{CLIENT_ID, Scene, eventually};
 
 /// Asks for a renewal, and returns the message of the failure that it meets.
 async fn fail_renewal(scene: &Scene, value: &str, reason: &str) -> String {
@@ -110,6 +110,35 @@ async fn an_instance_that_is_down_is_unavailable_and_noticed_when_it_is_back() {
     assert!(message.contains(&scene.instance.origin()), "{message}");
     scene.instance.come_up().await;
     scene.await_synced("itsm").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_answers_nobody_slows_no_other_down() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let dead = Simulator::start().await;
+    dead.set_fault(Some(Fault::Hang));
+    // Fewer hands than resources that wait, and a wait that nothing in this test outlasts.
+    let options = scene.options(&["--concurrency=2", "--request-timeout=10m"]);
+    let _operator = Operator::start(&options).await;
+    for number in 0..12 {
+        let client = format!("client-{number}");
+        let data = json!({"client-id": client, "client-secret": "secret"});
+        scene.put_secret(&client, json!({"stringData": data})).await;
+        let spec = json!({
+            "instance": dead.origin(),
+            "client": {"secretRef": {"name": client}},
+        });
+        scene.create(&format!("held-{number}"), spec).await;
+    }
+    eventually("as many requests as may be are under way", async || {
+        (dead.token_requests() == 4).then_some(())
+    })
+    .await;
+    scene.create("itsm", scene.spec()).await;
+    scene.await_synced("itsm").await;
+    scene.renew("itsm", "and again").await;
+    scene.await_synced("itsm").await;
+    assert_eq!(dead.token_requests(), 4);
 }
 
 #[tokio::test]
