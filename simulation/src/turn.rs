@@ -26,6 +26,7 @@ impl Run {
                 return Ok(());
             }
             operator.sweep(at, now);
+            operator.core.call_probers(now);
             let keys = operator.core.broker.dispatch(now);
             // The connection that would be opened for each.
             operator.core.broker.prepare(now);

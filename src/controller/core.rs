@@ -181,7 +181,8 @@ impl Core {
             pending.asked_at -= by;
         }
         let all = self.store.all();
-        for credential in &all {
+        // What a standby has read was recorded by another clock.
+        for credential in all.iter().filter(|_| self.leading) {
             let memory = memory_of(&mut self.memories, credential);
             let token = credential.status.token.as_ref();
             memory.clock_set_back(by, token.map(|token| token.issued_at.0));
@@ -288,7 +289,36 @@ impl Core {
             let exchange = round.exchange.take();
             round.exchange = exchange.or_else(|| Some(self.broker.exchange(key, name)));
         }
+        if let Step::Settle(settle) = &step {
+            self.tell(name, round, settle);
+        }
         Some(step)
+    }
+
+    /// A resource is about to sleep over a failure that it shares. What ends that wakes it from this
+    /// moment on, while its status is being written too.
+    fn tell(&mut self, name: &Name, round: &Round, settle: &Settle) {
+        let (Outcome::Failed(reason), Some(subject)) = (settle.outcome, self.subject(name, round))
+        else {
+            return;
+        };
+        let class = class_of(reason);
+        if let (true, Some(Ok((key, _)))) = (class.is_shared(), &round.client) {
+            self.broker.tell_of_failure(key, name);
+        }
+        if class.is_of_origin()
+            && let Some(origin) = origin_of(&subject)
+        {
+            let token = subject.status.token.as_ref();
+            let expires_at = token.map(|token| token.expires_at.0);
+            self.broker.tell_of_hold(origin, name, expires_at);
+        }
+    }
+
+    /// Wakes who is to probe the origins that were left alone for long enough.
+    pub fn call_probers(&mut self, now: Timestamp) {
+        let called = self.broker.call(now);
+        self.wake(called);
     }
 
     /// The end of a reconcile that met a bug.
@@ -325,7 +355,8 @@ impl Core {
                 (Some(Ok(client)), Some(exchange))
             }
         };
-        let hold = origin_of(credential).and_then(|origin| self.broker.hold_for(name, origin, now));
+        let hold = origin_of(credential)
+            .and_then(|origin| self.broker.hold_for(name, origin, now).cloned());
         let (target, written) = (credential.target_secret(), credential.written_secret());
         let target_seen = seen(target.clone());
         let previous_seen = if target == written {
@@ -467,18 +498,10 @@ impl Core {
         let urgency = self.urgency(name);
         self.queue.schedule(name, settle.wake, urgency);
         let client = round.client.and_then(Result::ok);
-        if let Some(origin) = origin_of(&subject) {
-            match settle.outcome {
-                Outcome::Failed(reason) if class_of(reason).is_shared() => {
-                    let key = client.as_ref().map(|(key, _)| &**key);
-                    self.broker.tell(origin, key, name);
-                }
-                Outcome::Waiting => {}
-                _ => {
-                    let next = self.broker.stand_down(origin, name);
-                    self.wake(next);
-                }
-            }
+        if settle.outcome != Outcome::Waiting
+            && let Some(origin) = origin_of(&subject)
+        {
+            self.broker.has_looked(origin, name);
         }
         let Some((asked_at, (key, client))) = round.asked_at.zip(client) else {
             return;
@@ -502,9 +525,8 @@ impl Core {
     pub fn forget(&mut self, name: &Name) {
         self.memories.remove(name);
         self.pending.remove(name);
-        let next = self.broker.leave(name);
+        self.broker.leave(name);
         self.queue.schedule(name, None, Urgency::New);
-        self.wake(next);
         if self.store.get(name).is_some() {
             self.wake([name.clone()]);
         }

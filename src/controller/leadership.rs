@@ -77,8 +77,8 @@ impl Candidate {
     }
 
     /// Returns with the Lease, and the moment at which the write that took it began. A standby that
-    /// could look at the Lease once stays ready while the API server is away; one that lacks a right
-    /// is not ready.
+    /// could look at the Lease once stays ready while the API server is away; one that was refused
+    /// a right is not ready. Whether it may write shows when it has to.
     async fn acquire(&self, election: &mut Election) -> (Lease, Instant) {
         let mut changes = pin!(self.lease.changes());
         let mut said: Option<String> = None;

@@ -226,6 +226,7 @@ impl Controller {
             let (keys, near) = if stopping {
                 (Vec::new(), Vec::new())
             } else {
+                core.call_probers(now);
                 (core.broker.dispatch(now), core.broker.prepare(now))
             };
             let mut names = Vec::new();

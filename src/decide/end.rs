@@ -170,18 +170,20 @@ impl<'a> End<'a> {
 
 /// Compares `Synced` before and after: into failure, between failures, out of it.
 fn transition(
-    old: &ServiceNowCredentialStatus,
+    old_status: &ServiceNowCredentialStatus,
     new: &ServiceNowCredentialStatus,
 ) -> Option<Transition> {
     let new = status::get(new, condition::SYNCED)?;
-    let old = status::get(old, condition::SYNCED);
+    let old = status::get(old_status, condition::SYNCED);
     let failing = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| c.status == FALSE;
     let was_failing = old.is_some_and(failing);
+    // What was suspended amid a failure recovers from it afterwards.
+    let recovers = was_failing || old_status.failure.is_some();
     let same_reason = old.is_some_and(|old| old.reason == new.reason);
     let worth_it = if failing(new) {
         !(was_failing && same_reason)
     } else {
-        was_failing && new.status == TRUE
+        recovers && new.status == TRUE
     };
     worth_it.then(|| Transition {
         reason: new.reason.parse().unwrap_or(Reason::InternalError),

@@ -38,6 +38,11 @@ impl Class {
     pub fn is_shared(self) -> bool {
         !matches!(self, Self::Local | Self::Cluster)
     }
+
+    /// It holds everyone at the same origin, and one probes for all.
+    pub fn is_of_origin(self) -> bool {
+        matches!(self, Self::Outage | Self::Held)
+    }
 }
 
 impl Failure {

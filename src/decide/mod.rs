@@ -328,8 +328,8 @@ fn no_wait_is_left(v: &View<'_>) -> Result<(), Step> {
         return Err(settle::still_waiting(v, failure).into());
     }
     match &v.o.hold {
-        Some(hold) if hold.retry_at > v.o.now => Err(settle::failed_together(v, hold).into()),
-        _ => Ok(()),
+        Some(hold) => Err(settle::failed_together(v, hold).into()),
+        None => Ok(()),
     }
 }
 
@@ -350,7 +350,9 @@ fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, S
     if let Some(held) = exchange.held.as_ref().filter(|held| v.serves(held)) {
         return Ok(held);
     }
-    if let Some(since) = exchange.asked_at {
+    if let Some(since) = exchange.asked_at
+        && exchange.queued.is_none_or(|queued| queued <= v.urgency())
+    {
         return Err(settle::asked(v, since).into());
     }
     if let Some(failure) = &exchange.failure

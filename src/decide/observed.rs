@@ -361,7 +361,7 @@ pub struct Observed<'a> {
     pub previous_seen: &'a Seen,
     /// Another resource with the same target that comes first.
     pub rival: Option<Rival>,
-    /// The failure that holds the whole origin.
+    /// The failure of its origin that keeps it waiting.
     pub hold: Option<SharedFailure>,
     /// The client Secret as read in this reconcile (or in the one that asked for the token).
     pub client: Option<Result<&'a ClientRead, &'a Failure>>,

@@ -13,12 +13,12 @@ use super::{
     observed::{Memory, Observed, Remembered, Version},
     renewal::plus,
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict},
-    view::View,
+    view::{View, validity_of},
 };
 use crate::{
     api::{FailureStatus, Reason, ServiceNowCredentialSpec, ServiceNowCredentialStatus, condition},
     micro_time,
-    servicenow::SharedFailure,
+    servicenow::{SharedFailure, Urgency},
 };
 
 /// The end of a reconcile.
@@ -145,6 +145,7 @@ pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
         // The broker wakes whoever waits; this is for the day it does not.
         None => end.wake = Some(plus(v.o.now, LOOK_AGAIN)),
         Some(token) => {
+            let token = token.clone();
             // The attempt counts from the expiry, or from its own beginning where that is later.
             let late = plus(token.expires_at.0.max(asked_at), EXPIRY_GRACE);
             // What is said to have expired is not taken back by an attempt.
@@ -154,7 +155,14 @@ pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
                 end.wake_at_expiry();
             } else {
                 end.ready_only(Expiry::UnderRenewal);
-                end.wake = Some(late);
+                // Its place in the queue is better then.
+                let presses = Urgency::presses_from(validity_of(&token));
+                let presses = plus(presses, AT_ONCE);
+                end.wake = Some(if presses > v.o.now {
+                    presses.min(late)
+                } else {
+                    late
+                });
             }
         }
     }
@@ -266,10 +274,16 @@ fn remembered(v: &View<'_>, failure: FailureStatus) -> Arc<Remembered> {
 
 fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
     let mut end = End::new(v, Outcome::Failed(failure.reason()));
-    end.wake = record.retry_time.as_ref().map(|at| at.0);
+    let class = failure.class();
+    let retry = record.retry_time.as_ref().map(|at| at.0);
+    end.wake = if class.is_of_origin() {
+        // The broker wakes one to probe, and all when it is over: this is for the day it does not.
+        retry.map(|at| plus(at.max(v.o.now), LOOK_AGAIN))
+    } else {
+        retry
+    };
     end.wake_at_expiry();
     end.memory.failure = Some(remembered(v, record.clone()));
-    let class = failure.class();
     end.memory.shared = if class.is_shared() {
         Some((class, record.count))
     } else {

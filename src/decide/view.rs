@@ -425,9 +425,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Its place in the queue of its origin.
+    pub(super) fn urgency(&self) -> Urgency {
+        Urgency::of(self.token.as_deref().map(validity_of), self.o.now)
+    }
+
     /// What is asked of the broker.
     pub(super) fn wish(&self, exchange: &Exchange) -> Wish {
-        let urgency = Urgency::of(self.token.as_deref().map(validity_of), self.o.now);
+        let urgency = self.urgency();
         let trusted = self.token.as_deref().filter(|t| !self.is_distrusted(t));
         let known = trusted.and_then(|token| {
             Some(Known {

@@ -29,9 +29,8 @@ use crate::decide::{
 
 /// A probe has its answer, or its time-out, within about this time.
 const PROBE_ENDS_WITHIN: SignedDuration = SignedDuration::from_secs(20);
-/// Who leaves the probing to another is woken when the hold is over, and looks again after this
-/// long, woken or not.
-const OTHERS_LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
+/// Who is called to probe has asked within about this time, or another is called.
+const CALL_LASTS: SignedDuration = SignedDuration::from_secs(2);
 
 /// The state of all keys and origins. The order of the keys in memory decides nothing.
 pub struct Broker {
@@ -46,9 +45,10 @@ pub struct Broker {
 struct OriginState {
     under_way: usize,
     hold: Option<SharedFailure>,
-    told: BTreeSet<Name>,
-    /// Of those who were told, the one that probes when the wait is over.
-    prober: Option<Name>,
+    /// Those who sleep until the hold is over, with the expiry of their tokens.
+    told: BTreeMap<Name, Option<Timestamp>>,
+    /// Of those, who was woken to probe, and when, if no request has ended since.
+    called: Option<(Name, Timestamp)>,
     /// When a request was last queued, if none has ended since.
     asked_at: Option<Timestamp>,
     line: Line,
@@ -83,6 +83,7 @@ impl Broker {
             held: state.held.clone(),
             failure: later(state.failure.clone(), hold),
             asked_at: state.waiters.contains(name).then_some(asked_at).flatten(),
+            queued: state.queued.map(|queued| queued.urgency),
             not_before,
         }
     }
@@ -92,19 +93,14 @@ impl Broker {
         self.origins.get(origin)?.hold.as_ref()
     }
 
-    /// The hold as it keeps this resource waiting, which has not asked: while another probes, or
-    /// is about to, the others need not try. They are woken when the hold is over.
-    pub fn hold_for(&self, name: &Name, origin: &str, now: Timestamp) -> Option<SharedFailure> {
+    /// The hold that keeps this resource waiting, which has not asked. While another probes, or was
+    /// called to, nobody else need try, even when the wait is over.
+    pub fn hold_for(&self, name: &Name, origin: &str, now: Timestamp) -> Option<&SharedFailure> {
         let state = self.origins.get(origin)?;
-        let hold = state.hold.clone()?;
-        let young = |at: Timestamp| now < plus(at, PROBE_ENDS_WITHIN);
-        let probing = state.under_way > 0 || state.asked_at.is_some_and(young);
-        let another = state.prober.as_ref().is_some_and(|prober| prober != name);
-        if probing || (another && young(hold.retry_at)) {
-            let retry_at = hold.retry_at.max(plus(now, OTHERS_LOOK_AGAIN));
-            return Some(SharedFailure { retry_at, ..hold });
-        }
-        Some(hold)
+        let hold = state.hold.as_ref()?;
+        let left_to_another =
+            state.under_way > 0 || state.free_for(Some(name)).is_some_and(|from| from > now);
+        Some(hold).filter(|hold| hold.retry_at > now || left_to_another)
     }
 
     /// Queues a request, or joins the one that is queued or on its way.
@@ -149,37 +145,50 @@ impl Broker {
     }
 
     /// Takes a resource out of all waiting; a request that nobody waits for any more stays home.
-    /// Returns who is to probe in its place.
-    pub fn leave(&mut self, name: &Name) -> Vec<Name> {
+    pub fn leave(&mut self, name: &Name) {
         for (key, state) in &mut self.keys {
             state.told.remove(name);
             leave(&mut self.origins, key, state, name);
         }
-        let origins = self.origins.values_mut();
-        origins
-            .filter_map(|origin| origin.stand_down(name))
-            .collect()
+        for origin in self.origins.values_mut() {
+            origin.told.remove(name);
+            origin.answer_call(name);
+        }
     }
 
-    /// A resource needs nothing of its origin any more. Returns who is to probe in its place.
-    pub fn stand_down(&mut self, origin: &str, name: &Name) -> Option<Name> {
-        self.origins.get_mut(origin)?.stand_down(name)
+    /// A resource goes to sleep over a failure that its whole origin shares, and is woken when that
+    /// is over, or to probe. Its token, if it has one, ends at `expires_at`.
+    pub fn tell_of_hold(&mut self, origin: &str, name: &Name, expires_at: Option<Timestamp>) {
+        if let Some(origin) = self.origins.get_mut(origin)
+            && origin.hold.is_some()
+        {
+            origin.told.insert(name.clone(), expires_at);
+        }
     }
 
-    /// A resource goes to sleep over a failure that it shares, and is woken where that is over
-    /// before its time. The first one of an origin probes.
-    pub fn tell(&mut self, origin: &str, key: Option<&SharingKey>, name: &Name) {
-        if let Some(state) = key.and_then(|key| self.keys.get_mut(key))
+    /// A resource goes to sleep over a failure of its key, and is woken where that is over before
+    /// its time.
+    pub fn tell_of_failure(&mut self, key: &SharingKey, name: &Name) {
+        if let Some(state) = self.keys.get_mut(key)
             && state.failure.is_some()
         {
             state.told.insert(name.clone());
         }
-        if let Some(origin) = self.origins.get_mut(origin)
-            && origin.hold.is_some()
-        {
-            origin.told.insert(name.clone());
-            origin.prober.get_or_insert_with(|| name.clone());
+    }
+
+    /// A resource has looked and asks for nothing: if it was called to probe, another is.
+    pub fn has_looked(&mut self, origin: &str, name: &Name) {
+        if let Some(origin) = self.origins.get_mut(origin) {
+            origin.answer_call(name);
         }
+    }
+
+    /// Wakes one of those who sleep over each hold whose wait is over, to probe: the one whose token
+    /// ends nearest to now.
+    pub fn call(&mut self, now: Timestamp) -> Vec<Name> {
+        let due = |origin: &&mut OriginState| origin.calls_at().is_some_and(|at| at <= now);
+        let due = self.origins.values_mut().filter(due);
+        due.filter_map(|origin| origin.call(now)).collect()
     }
 
     /// A rate limit that an earlier process met, and that a status remembers.
@@ -230,13 +239,15 @@ impl Broker {
             .collect()
     }
 
-    /// When [`Broker::dispatch`] or [`Broker::prepare`] may have something that it has not now.
+    /// When [`Broker::dispatch`], [`Broker::prepare`] or [`Broker::call`] may have something that it
+    /// has not now.
     pub fn next_dispatch(&self, now: Timestamp) -> Option<Timestamp> {
         let opens = self.origins.values().flat_map(|origin| {
             let hold = origin.hold.as_ref().map(|hold| hold.retry_at);
             [
                 origin.line.opens(now),
                 hold.filter(|_| origin.line.is_ready()),
+                origin.calls_at(),
             ]
         });
         opens.flatten().filter(|at| *at > now).min()
@@ -254,6 +265,7 @@ impl Broker {
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
         origin.under_way = origin.under_way.saturating_sub(1);
         origin.asked_at = None;
+        origin.called = None;
         let Some(state) = self.keys.get_mut(key) else {
             return Vec::new();
         };
@@ -323,10 +335,12 @@ impl Broker {
     /// Of the tokens of an origin, the expiry that is nearest to now: an outage is probed as often
     /// as the one that is most at stake wants it.
     fn nearest_expiry(&self, origin: &str, now: Timestamp) -> Option<Timestamp> {
-        self.keys
-            .iter()
-            .filter(|(key, _)| key.origin() == origin)
-            .filter_map(|(_, state)| state.expiry())
+        let keys = self.keys.iter().filter(|(key, _)| key.origin() == origin);
+        let asked = keys.filter_map(|(_, state)| state.expiry());
+        let told = self.origins.get(origin).into_iter();
+        let asleep = told.flat_map(|state| state.told.values().copied().flatten());
+        asked
+            .chain(asleep)
             .min_by_key(|expiry| expiry.duration_since(now).abs())
     }
 
@@ -343,7 +357,9 @@ impl Broker {
         if let Some(origin) = self.origins.get_mut(key.origin()) {
             // Whoever is under way stands in no line.
             origin.line = Line::default();
-            origin.told.extend(woken.iter().cloned());
+            for name in &woken {
+                origin.told.entry(name.clone()).or_default();
+            }
         }
         woken.into_iter().collect()
     }
@@ -356,6 +372,9 @@ impl Broker {
         for origin in self.origins.values_mut() {
             origin.line = Line::default();
             back(&mut origin.asked_at, by);
+            if let Some((_, at)) = &mut origin.called {
+                *at -= by;
+            }
             if let Some(hold) = &mut origin.hold {
                 hold.clock_set_back(by);
             }
@@ -384,6 +403,7 @@ impl Broker {
         self.origins.retain(|origin, state| {
             state.under_way > 0
                 || !state.line.is_empty()
+                || !state.told.is_empty()
                 || state.hold.is_some() && keys.keys().any(|k| k.origin() == origin)
                 || state.hold.as_ref().is_some_and(|hold| hold.retry_at > now)
         });
@@ -441,15 +461,40 @@ impl OriginState {
             return BTreeSet::new();
         }
         self.hold = None;
-        self.prober = None;
-        std::mem::take(&mut self.told)
+        self.called = None;
+        std::mem::take(&mut self.told).into_keys().collect()
     }
 
-    /// A resource waits no more; if it was to probe, another is named.
-    fn stand_down(&mut self, name: &Name) -> Option<Name> {
-        self.told.remove(name);
-        self.prober.take_if(|prober| prober == name)?;
-        self.told.first().cloned()
+    /// From when on a resource, or anybody, may probe, as far as others have begun to; `None` where
+    /// nobody has.
+    fn free_for(&self, name: Option<&Name>) -> Option<Timestamp> {
+        let asked = self.asked_at.map(|at| plus(at, PROBE_ENDS_WITHIN));
+        let called = self.called.as_ref().filter(|(who, _)| Some(who) != name);
+        asked.max(called.map(|(_, at)| plus(*at, CALL_LASTS)))
+    }
+
+    /// When one of those who sleep is to be called; `None` while somebody probes, or nobody sleeps.
+    fn calls_at(&self) -> Option<Timestamp> {
+        let hold = self.hold.as_ref()?;
+        let calls = self.under_way == 0 && !self.told.is_empty();
+        calls.then(|| self.free_for(None).max(Some(hold.retry_at)))?
+    }
+
+    /// Wakes the one whose token ends nearest to now. It asks, sleeps again, or needs nothing.
+    fn call(&mut self, now: Timestamp) -> Option<Name> {
+        let distance = |expiry: &Option<Timestamp>| {
+            expiry.map_or(SignedDuration::MAX, |at| at.duration_since(now).abs())
+        };
+        let nearest = self.told.iter().min_by_key(|(_, expiry)| distance(expiry));
+        let name = nearest?.0.clone();
+        self.told.remove(&name);
+        self.called = Some((name.clone(), now));
+        Some(name)
+    }
+
+    /// Whoever was called has looked.
+    fn answer_call(&mut self, name: &Name) {
+        self.called.take_if(|(called, _)| called == name);
     }
 }
 

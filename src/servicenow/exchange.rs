@@ -73,6 +73,8 @@ pub struct Exchange {
     pub failure: Option<SharedFailure>,
     /// A request is queued or on its way, since this moment, and its answer wakes this resource.
     pub asked_at: Option<Timestamp>,
+    /// Where that request stands in the queue, if it is not on its way.
+    pub queued: Option<Urgency>,
     /// No request before this moment: the least interval after a success.
     pub not_before: Option<Timestamp>,
 }
@@ -89,13 +91,18 @@ pub enum Urgency {
 }
 
 impl Urgency {
+    /// When the renewal of a token of this validity becomes urgent: less than a tenth of its
+    /// lifetime is left.
+    pub fn presses_from(validity: Validity) -> Timestamp {
+        validity.expires_at - validity.lifetime() / 10
+    }
+
     /// The urgency of a resource with a token of this validity, or with none yet.
     pub fn of(token: Option<Validity>, now: Timestamp) -> Self {
         match token {
             None => Self::New,
             Some(validity) => {
-                let left = validity.expires_at.duration_since(now);
-                if left < validity.lifetime() / 10 {
+                if now > Self::presses_from(validity) {
                     Self::Expiring(validity.expires_at)
                 } else {
                     Self::Renewal(validity.expires_at)

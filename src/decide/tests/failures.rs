@@ -1,10 +1,12 @@
 //! How a failure is waited out: who waits, how long, what is written meanwhile.
 
+use jiff::SignedDuration;
+
 use super::scene::*;
 use crate::{
     api::{Reason, condition},
     decide::{Class, Failure, Outcome, Seen, Transition, observed::WriteOutcome},
-    servicenow::{Exchange, SharedFailure},
+    servicenow::{Exchange, SharedFailure, Urgency},
 };
 
 /// A renewal that was due at second 1200 was refused for the `count`th time at `when`.
@@ -185,7 +187,8 @@ fn a_resource_held_by_anothers_outage_says_so() {
     let outage = shared(Reason::InstanceUnavailable, 3, 1198, 1206);
     let end = Scene::synced().at(1200).held_by(outage.clone()).end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::InstanceUnavailable));
-    assert_eq!(end.wake, Some(at(1206)));
+    // It is woken to probe, or when the outage is over; the timer is for the day it is not.
+    assert_eq!(end.wake, Some(at(1266)));
     let failure = end.status.unwrap().failure.unwrap();
     assert_eq!(failure.retry_time.unwrap().0, at(1206));
     assert_eq!(failure.message, outage.failure.message());
@@ -375,4 +378,40 @@ fn a_round_whose_write_has_failed_asks_for_nothing_more() {
     let failure = Failure::new(Reason::InternalError, "not now");
     let end = scene.at(9).write_ended(WriteOutcome::Failed(failure)).end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::InternalError));
+}
+
+#[test]
+fn what_was_suspended_amid_a_failure_recovers_from_it_afterwards() {
+    let scene = refused(1, 1200, 1230).ended().at(1210);
+    let scene = scene.with_spec(|spec| spec.suspend = Some(true));
+    assert_eq!(scene.end().transition, None);
+    let scene = scene.ended().with_spec(|spec| spec.suspend = None);
+    let scene = scene.at(1240).holding(held("second", 1239, 1800));
+    let scene = scene.reads_client();
+    let (write, _) = scene.writes();
+    let recovered = scene.wrote(&write, 101).end().transition.unwrap();
+    assert_eq!(
+        (recovered.reason, recovered.is_failure),
+        (Reason::TokenSynced, false)
+    );
+}
+
+#[test]
+fn a_renewal_that_still_queues_goes_before_new_resources_when_its_token_is_about_to_end() {
+    let renewal = Urgency::Renewal(at(1800));
+    let scene = Scene::synced().at(1619).reads_client().asked(1200);
+    let mut scene = scene;
+    scene.exchange.queued = Some(renewal);
+    assert_eq!(
+        scene.end().wake,
+        Some(at(1620) + SignedDuration::from_millis(1))
+    );
+    let urgent = Urgency::Expiring(at(1800));
+    let scene = scene.at(1621);
+    assert_eq!(scene.asks().urgency, urgent);
+    let mut asked = scene;
+    asked.exchange.queued = Some(urgent);
+    assert_eq!(asked.end().outcome, Outcome::Waiting);
+    asked.exchange.queued = None;
+    assert_eq!(asked.end().outcome, Outcome::Waiting, "it is on its way");
 }

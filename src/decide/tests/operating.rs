@@ -43,6 +43,7 @@ impl World {
 
     pub(crate) fn settle_down(&mut self) {
         for _ in 0..1000 + 4 * self.credentials.len() {
+            self.core.call_probers(self.now);
             for key in self.core.broker.dispatch(self.now) {
                 self.requests.push((self.now, key.origin().to_owned()));
                 let (takes, answer) = (self.answer)(&key, self.now);

@@ -65,7 +65,7 @@ fn a_person_gets_through_a_rate_limit_and_success_lifts_it_for_all() {
     let mut desk = Desk::new();
     desk.ask_and(at(0), limited(Some(600)));
     let origin = desk.key.origin().to_owned();
-    desk.broker.tell(&origin, None, &name("asleep"));
+    desk.broker.tell_of_hold(&origin, &name("asleep"), None);
     let ask = Ask {
         forced: true,
         ..wish("b")
@@ -138,29 +138,60 @@ fn an_outage_is_probed_as_often_as_the_nearest_expiry_wants_it() {
 }
 
 #[test]
-fn while_one_is_to_probe_the_others_sleep_and_another_takes_the_place_of_one_who_is_gone() {
+fn one_of_those_who_sleep_is_called_to_probe_and_the_others_leave_it_to_it() {
     let mut desk = Desk::new();
     desk.ask_and(at(0), failure(Reason::InstanceUnavailable));
     let origin = desk.key.origin().to_owned();
-    let [first, second, third] = ["a", "b", "c"].map(name);
-    for told in [&first, &second, &third] {
-        desk.broker.tell(&origin, None, told);
-    }
-    let waits =
-        |desk: &Desk, who: &Name, now| desk.broker.hold_for(who, &origin, now).unwrap().retry_at;
-    assert_eq!(waits(&desk, &first, at(1)), at(1), "it probes");
+    let [far, near, new] = ["far", "near", "new"].map(name);
+    desk.broker.leave(&name("a"));
+    desk.broker.tell_of_hold(&origin, &far, Some(at(900)));
+    desk.broker.tell_of_hold(&origin, &near, Some(at(90)));
+    desk.broker.tell_of_hold(&origin, &new, None);
+    let waits = |desk: &Desk, who: &Name, now| desk.broker.hold_for(who, &origin, now).is_some();
+    assert!(waits(&desk, &near, ms(999)));
+    assert_eq!(desk.broker.next_dispatch(at(0)), Some(at(1)));
+    assert_eq!(desk.broker.call(ms(999)), []);
     assert_eq!(
-        waits(&desk, &second, at(1)),
-        at(61),
-        "and the others leave it to it"
+        desk.broker.call(at(1)),
+        std::slice::from_ref(&near),
+        "whose token ends first"
     );
-    assert_eq!(waits(&desk, &second, at(21)), at(1), "as long as it does");
-    assert_eq!(desk.broker.stand_down(&origin, &second), None);
-    assert_eq!(desk.broker.stand_down(&origin, &first), Some(third.clone()));
-    desk.broker.tell(&origin, None, &third);
-    desk.broker.tell(&origin, None, &second);
-    assert_eq!(waits(&desk, &third, at(1)), at(1));
-    assert_eq!(desk.broker.leave(&third), [second]);
+    assert_eq!(desk.broker.call(at(2)), [], "and nobody else");
+    assert!(waits(&desk, &far, at(2)) && !waits(&desk, &near, at(2)));
+    assert_eq!(desk.broker.next_dispatch(at(2)), Some(at(3)));
+    assert_eq!(
+        desk.broker.call(at(3)),
+        std::slice::from_ref(&far),
+        "but if it does not ask"
+    );
+    desk.broker.has_looked(&origin, &far);
+    assert_eq!(
+        desk.broker.call(at(3)),
+        std::slice::from_ref(&new),
+        "or needs nothing"
+    );
+    desk.broker.ask(&desk.key.clone(), wish("new"), at(3));
+    desk.broker.has_looked(&origin, &new);
+    assert!(waits(&desk, &far, at(3)), "it is about to be sent");
+    assert_eq!(desk.broker.dispatch(at(3)).len(), 1);
+    assert!(waits(&desk, &far, at(60)), "it is under way");
+}
+
+#[test]
+fn the_expiry_of_one_who_sleeps_makes_the_probes_denser() {
+    let mut desk = Desk::new();
+    let mut now = 0;
+    for _ in 0..10 {
+        desk.ask_and(at(now), failure(Reason::InstanceUnavailable));
+        now += 60;
+    }
+    assert_eq!(desk.wait(at(now - 60)), 60);
+    let origin = desk.key.origin().to_owned();
+    let asleep = name("asleep");
+    desk.broker
+        .tell_of_hold(&origin, &asleep, Some(at(now + 40)));
+    desk.ask_and(at(now), failure(Reason::InstanceUnavailable));
+    assert_eq!(desk.wait(at(now)), 4);
 }
 
 #[test]

@@ -94,8 +94,8 @@ fn a_refusal_after_a_rotation_counts_at_once_and_one_after_a_restart_is_tried_on
 fn those_who_sleep_over_a_refusal_wake_when_it_is_over_before_its_time() {
     let mut desk = Desk::new();
     desk.ask_and(at(0), failure(Reason::AccessDenied));
-    let (origin, key) = (desk.key.origin().to_owned(), desk.key.clone());
-    desk.broker.tell(&origin, Some(&key), &name("asleep"));
+    let key = desk.key.clone();
+    desk.broker.tell_of_failure(&key, &name("asleep"));
     let forced = Ask {
         forced: true,
         ..wish("b")
