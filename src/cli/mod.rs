@@ -1,10 +1,14 @@
 //! The command line: what is asked for, and the words for what went wrong.
 
+mod reach;
+mod renew;
 mod run;
+mod status;
 
-use std::process::ExitCode;
+use std::{env, path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Command as Definition, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 /// Keeps a valid ServiceNow OAuth bearer token in a Kubernetes Secret, renewed before it expires.
 #[derive(Debug, Parser)]
@@ -20,25 +24,73 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Print the CustomResourceDefinition, to apply with kubectl.
     Crd,
+    /// Show the fleet at a glance: lifetimes, renewals, failures and what to do about them.
+    Status(status::StatusArgs),
+    /// Ask for a renewal now.
+    Renew(renew::RenewArgs),
+    /// Print the completions of a shell.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Reached through a link of this name, the program is a plugin of kubectl (Kubernetes
+/// documentation, "Extend kubectl with plugins").
+const PLUGIN: &str = "kubectl-snowcred";
+
+/// The command line, under the name by which it was reached.
+fn definition() -> Definition {
+    let reached = env::args_os().next().unwrap_or_default();
+    let file = Path::new(&reached).file_stem();
+    let definition = Cli::command();
+    if file.is_some_and(|name| name == PLUGIN) {
+        definition.name(PLUGIN).bin_name("kubectl snowcred")
+    } else {
+        definition
+    }
 }
 
 /// Parses the command line and does what it says. Exits with 0 when it worked, 1 when it did not,
 /// and 2 when it was asked wrongly.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = definition().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // Both the Kubernetes client and the instances' client take the process-wide provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let done = match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Crd => print(&crate::api::crd_yaml()),
+        Command::Status(args) => block_on(status::status(args)),
+        Command::Renew(args) => block_on(renew::renew(args)),
+        Command::Completion { shell } => complete(shell),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
+            if !error.sentence.is_empty() {
+                complain(&error.to_string());
+            }
             ExitCode::from(error.code)
         }
     }
+}
+
+/// Runs a command for a person: one thread is enough.
+fn block_on(command: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::failed(format!("cannot start: {error}")))?;
+    runtime.block_on(command)
+}
+
+fn complete(shell: Shell) -> Result<(), CommandError> {
+    let mut definition = definition();
+    let name = definition.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut definition, name, &mut script);
+    print(&String::from_utf8_lossy(&script))
 }
 
 /// Why a command did not do what it was asked: one sentence, and the exit code.
@@ -56,6 +108,11 @@ impl CommandError {
             sentence: sentence.into(),
             code: 1,
         }
+    }
+
+    /// It did not work, and all has been said.
+    fn silent() -> Self {
+        Self::failed("")
     }
 
     /// It was asked wrongly.

@@ -144,7 +144,7 @@ async fn serve(
         .local_addr()
         .map_err(|error| CommandError::failed(error.to_string()))?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "starting");
-    let client = connect().await.map_err(CommandError::failed)?;
+    let client = connect(None).await.map_err(CommandError::failed)?;
     let timeout = Duration::try_from(args.request_timeout).unwrap_or(Duration::from_secs(15));
     let endpoint = TokenEndpoint::new(timeout)
         .map_err(|error| CommandError::failed(format!("cannot set up the HTTP client: {error}")))?;

@@ -7,11 +7,17 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-/// Connects with the current context of the kubeconfig (`KUBECONFIG`, else the default file), or
-/// inside a cluster as the pod's ServiceAccount. The error is a sentence for a person.
-pub async fn connect() -> Result<Client, String> {
+/// Connects with a context of the kubeconfig (`KUBECONFIG`, else the default file), its current one
+/// unless another is named, or inside a cluster as the pod's ServiceAccount. The error is a sentence
+/// for a person.
+pub async fn connect(context: Option<&str>) -> Result<Client, String> {
     let mut config = match Kubeconfig::read() {
-        Ok(kubeconfig) => from_kubeconfig(kubeconfig).await?,
+        Ok(mut kubeconfig) => {
+            if let Some(context) = context {
+                kubeconfig.current_context = Some(context.to_owned());
+            }
+            from_kubeconfig(kubeconfig).await?
+        }
         Err(no_file) => Config::incluster().map_err(|no_cluster| {
             format!(
                 "no way to the Kubernetes API: {no_file}, and not inside a cluster either \

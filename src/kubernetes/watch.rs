@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject},
+    api::{ApiResource, DynamicObject, ListParams},
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
@@ -39,11 +39,7 @@ pub fn credentials(
     namespace: Option<&str>,
     selector: Option<&str>,
 ) -> impl Stream<Item = watcher::Result<Event<Credential>>> + Send + use<> {
-    let resource = ApiResource::erase::<ServiceNowCredential>(&());
-    let api: Api<DynamicObject> = match namespace {
-        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
-        None => Api::all_with(client, &resource),
-    };
+    let api = resources(client, namespace);
     let config = watcher::Config {
         label_selector: selector.map(str::to_owned),
         ..watcher::Config::default()
@@ -52,6 +48,25 @@ pub fn credentials(
         .backoff(Patience::default())
         .map_ok(|event| convert(event, credential))
         .boxed()
+}
+
+/// Lists the resources of one namespace, or of all, as [`credentials`] takes them.
+pub async fn list_credentials(
+    client: Client,
+    namespace: Option<&str>,
+) -> kube::Result<Vec<Credential>> {
+    let list = resources(client, namespace)
+        .list(&ListParams::default())
+        .await?;
+    Ok(list.items.into_iter().map(credential).collect())
+}
+
+fn resources(client: Client, namespace: Option<&str>) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<ServiceNowCredential>(&());
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    }
 }
 
 /// Watches the metadata of the Secrets of one namespace, or of all.
@@ -87,7 +102,7 @@ fn seen_secret(secret: PartialObjectMeta<Secret>) -> SeenSecret {
 }
 
 /// Keeps of a resource what is acted upon.
-fn credential(mut object: DynamicObject) -> Credential {
+pub(crate) fn credential(mut object: DynamicObject) -> Credential {
     let metadata = object.metadata;
     let mut take = |field: &str| object.data.get_mut(field).map_or(Value::Null, Value::take);
     let annotations = metadata.annotations.unwrap_or_default();

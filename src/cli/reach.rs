@@ -1,0 +1,52 @@
+//! Where the commands for people find their resources: the kubeconfig's context and namespace, as
+//! kubectl has them.
+
+use clap::Args;
+use kube::{Client, Error};
+
+use super::CommandError;
+use crate::kubernetes::connect;
+
+/// Which cluster and which namespace.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Reach {
+    /// The namespace. Default: that of the kubeconfig's context.
+    #[arg(short, long)]
+    pub(super) namespace: Option<String>,
+
+    /// The kubeconfig's context. Default: its current one.
+    #[arg(long)]
+    context: Option<String>,
+}
+
+impl Reach {
+    /// A client, and the namespace that was meant.
+    pub(super) async fn connect(&self) -> Result<(Client, String), CommandError> {
+        let client = connect(self.context.as_deref())
+            .await
+            .map_err(CommandError::failed)?;
+        let default = client.default_namespace().to_owned();
+        let namespace = self.namespace.clone().unwrap_or(default);
+        Ok((client, namespace))
+    }
+}
+
+/// What a refused call means to the person who made it.
+pub(super) fn refused(error: &Error) -> CommandError {
+    let Error::Api(status) = error else {
+        return CommandError::failed(format!(
+            "the Kubernetes API cannot be reached: {error}; check the kubeconfig and its context"
+        ));
+    };
+    CommandError::failed(match status.code {
+        404 => "the CustomResourceDefinition servicenowcredentials.snowcred.dev is not installed in \
+                this cluster; apply crds/servicenowcredentials.yaml with kubectl, or choose another \
+                context"
+            .to_owned(),
+        401 | 403 => format!(
+            "{}; ask whoever runs the cluster for that right, or choose another context",
+            status.message
+        ),
+        _ => status.message.clone(),
+    })
+}

@@ -1,0 +1,261 @@
+//! `status`: the fleet at a glance.
+
+mod row;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
+
+use anstream::{AutoStream, ColorChoice, adapter::strip_str};
+use clap::{Args, ValueEnum};
+use futures::{StreamExt as _, pin_mut};
+use kube::runtime::watcher::{self, Event};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use self::{
+    row::{Row, sort},
+    table::{Room, table},
+};
+use super::{CommandError, complain, print, reach};
+use crate::{
+    Clock, SystemClock,
+    decide::{Credential, Name},
+    kubernetes::watch,
+};
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    /// One resource. Default: all of the namespace.
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+
+    #[command(flatten)]
+    reach: reach::Reach,
+
+    /// All namespaces.
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "name"])]
+    all_namespaces: bool,
+
+    /// Follow: a live table on a terminal, else a line for each change.
+    #[arg(short, long)]
+    watch: bool,
+
+    /// How to print: a table, or JSON (with --watch one object in each line).
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// The fleet as it is known.
+type Fleet = BTreeMap<Name, Credential>;
+
+/// Prints the fleet, once or on and on.
+pub(super) async fn status(args: StatusArgs) -> Result<(), CommandError> {
+    let (client, namespace) = args.reach.connect().await?;
+    let within = (!args.all_namespaces).then_some(namespace.as_str());
+    if args.watch {
+        let events = watch::credentials(client, within, None);
+        return follow(&args, events).await;
+    }
+    let listed = watch::list_credentials(client, within)
+        .await
+        .map_err(|error| reach::refused(&error))?;
+    let rows = rows(listed.iter().filter(|one| is_meant(&args, one)));
+    if rows.is_empty() {
+        let place = within.map_or_else(String::new, |ns| format!(" in namespace {ns:?}"));
+        return match (&args.name, args.output) {
+            (Some(name), _) => Err(CommandError::failed(format!(
+                "there is no ServiceNowCredential {name:?}{place}"
+            ))),
+            (None, Output::Json) => print("[]\n"),
+            (None, Output::Table) => {
+                complain(&format!("there is no ServiceNowCredential{place}"));
+                Ok(())
+            }
+        };
+    }
+    match args.output {
+        Output::Json => print(&(json(&rows, true)? + "\n")),
+        Output::Table => print(&coloured(&table(&rows, SystemClock.now(), room(&args)))),
+    }
+}
+
+fn is_meant(args: &StatusArgs, credential: &Credential) -> bool {
+    let name = args.name.as_deref();
+    name.is_none_or(|name| *credential.name.name == *name)
+}
+
+fn rows<'a>(credentials: impl Iterator<Item = &'a Credential>) -> Vec<Row> {
+    let mut rows: Vec<_> = credentials.map(Row::of).collect();
+    sort(&mut rows, SystemClock.now());
+    rows
+}
+
+fn json(value: &impl serde::Serialize, pretty: bool) -> Result<String, CommandError> {
+    let written = if pretty {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
+    written.map_err(|error| CommandError::failed(format!("cannot write JSON: {error}")))
+}
+
+/// The room on a terminal; elsewhere nothing is cut.
+fn room(args: &StatusArgs) -> Room {
+    let terminal = std::io::stdout().is_terminal();
+    let size = terminal.then(terminal_size::terminal_size).flatten();
+    Room {
+        width: size.map(|(width, _)| usize::from(width.0)),
+        height: size
+            .filter(|_| args.watch)
+            .map(|(_, height)| usize::from(height.0)),
+        namespaces: args.all_namespaces,
+    }
+}
+
+/// The text with its colours, where they are wanted.
+fn coloured(text: &str) -> String {
+    match AutoStream::choice(&std::io::stdout()) {
+        ColorChoice::Never => strip_str(text).to_string(),
+        _ => text.to_owned(),
+    }
+}
+
+/// Leaves the text behind as it was, with a table of its own in front of it (xterm's alternate
+/// screen), and no cursor.
+struct Screen;
+
+impl Screen {
+    fn enter() -> Result<Self, CommandError> {
+        print("\x1b[?1049h\x1b[?25l")?;
+        Ok(Self)
+    }
+
+    /// Draws over what is there, so that nothing flickers.
+    fn draw(&self, text: &str) -> Result<(), CommandError> {
+        // A line's end on the last line would push the first one out.
+        let lines = coloured(text.trim_end()).replace('\n', "\x1b[K\n");
+        print(&format!("\x1b[H{lines}\x1b[K\x1b[J"))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = print("\x1b[?25h\x1b[?1049l");
+    }
+}
+
+/// Follows the fleet until somebody has seen enough.
+async fn follow(
+    args: &StatusArgs,
+    events: impl futures::Stream<Item = watcher::Result<Event<Credential>>>,
+) -> Result<(), CommandError> {
+    let live = args.output == Output::Table && std::io::stdout().is_terminal();
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|error| CommandError::failed(format!("cannot listen for signals: {error}")))
+    };
+    let mut interrupted = listen(SignalKind::interrupt())?;
+    let mut terminated = listen(SignalKind::terminate())?;
+    let mut resized = listen(SignalKind::window_change())?;
+    pin_mut!(events);
+    let (mut fleet, mut relisted) = (Fleet::new(), Fleet::new());
+    let mut screen = None;
+    let mut tick = interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interrupted.recv() => return Ok(()),
+            _ = terminated.recv() => return Ok(()),
+            _ = tick.tick(), if live => {}
+            _ = resized.recv(), if live => {}
+            event = events.next() => match event {
+                None => return Err(CommandError::failed("the watch of the resources ended")),
+                Some(Err(error)) if screen.is_none() && fleet.is_empty() => {
+                    return Err(CommandError::failed(format!(
+                        "the resources cannot be watched: {error}"
+                    )));
+                }
+                // It is begun anew; what is known stays until then.
+                Some(Err(_)) => continue,
+                Some(Ok(Event::Init)) => {
+                    relisted.clear();
+                    continue;
+                }
+                Some(Ok(Event::InitApply(one))) => {
+                    relisted.insert(one.name.clone(), one);
+                    continue;
+                }
+                Some(Ok(Event::InitDone)) => {
+                    let before = std::mem::replace(&mut fleet, std::mem::take(&mut relisted));
+                    if !live {
+                        let mut changed: Vec<_> = fleet
+                            .values()
+                            .filter(|one| is_news(before.get(&one.name), one))
+                            .filter(|one| is_meant(args, one))
+                            .map(Row::of)
+                            .collect();
+                        sort(&mut changed, SystemClock.now());
+                        changed.iter().try_for_each(|row| tell(args, row))?;
+                    } else if screen.is_none() {
+                        screen = Some(Screen::enter()?);
+                    }
+                }
+                Some(Ok(Event::Apply(one))) => {
+                    let before = fleet.insert(one.name.clone(), one.clone());
+                    if !live && is_meant(args, &one) && is_news(before.as_ref(), &one) {
+                        tell(args, &Row::of(&one))?;
+                    }
+                }
+                Some(Ok(Event::Delete(one))) => {
+                    fleet.remove(&one.name);
+                    if !live && is_meant(args, &one) && args.output == Output::Table {
+                        print(&format!("{} deleted\n", one.name))?;
+                    }
+                }
+            },
+        }
+        if let Some(screen) = &screen {
+            let rows = rows(fleet.values().filter(|one| is_meant(args, one)));
+            screen.draw(&table(&rows, SystemClock.now(), room(args)))?;
+        }
+    }
+}
+
+/// Whether a person who follows the fleet wants to hear of it.
+fn is_news(before: Option<&Credential>, now: &Credential) -> bool {
+    before.is_none_or(|before| Row::of(before) != Row::of(now))
+}
+
+/// One resource in one line.
+fn tell(args: &StatusArgs, row: &Row) -> Result<(), CommandError> {
+    if args.output == Output::Json {
+        return print(&(json(row, false)? + "\n"));
+    }
+    let time = |at: Option<jiff::Timestamp>| {
+        at.and_then(|at| jiff::Timestamp::from_second(at.as_second()).ok())
+            .map_or_else(|| "-".to_owned(), |at| at.to_string())
+    };
+    let advice = row.advice.as_deref().unwrap_or_default();
+    let line = format!(
+        "{} {}/{} Ready={} Synced={} expires={} renews={} {advice}",
+        time(Some(SystemClock.now())),
+        row.namespace,
+        row.name,
+        row.ready.reason,
+        row.synced.reason,
+        time(row.expires_at),
+        time(row.renewal_time),
+    );
+    print(&(line.trim_end().replace(char::is_control, " ") + "\n"))
+}

@@ -1,0 +1,165 @@
+//! One resource as the status command sees it, and how much it needs attention.
+
+use std::cmp::Reverse;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde::Serialize;
+
+use crate::{
+    api::{FailureStatus, Reason, condition},
+    decide::Credential,
+};
+
+/// A condition's status and reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct State {
+    /// `True`, `False` or `Unknown`.
+    pub(super) status: String,
+    pub(super) reason: String,
+}
+
+/// One resource.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Row {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) instance: Option<String>,
+    pub(super) ready: State,
+    pub(super) synced: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verified: Option<State>,
+    /// What to do, where something is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) advice: Option<String>,
+    /// The Secret that was written last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) issued_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expires_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) renewal_time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) failure: Option<FailureStatus>,
+    pub(super) suspended: bool,
+}
+
+/// How much a resource needs attention, the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Attention {
+    /// Workloads have no valid token.
+    NotReady,
+    /// They have one, and the last attempt failed.
+    Failing,
+    /// The token was not accepted where it was tried.
+    NotVerified,
+    /// Nothing has been tried yet.
+    Pending,
+    /// Somebody wants nothing done.
+    Suspended,
+    /// All is well.
+    Well,
+}
+
+impl Row {
+    /// The resource as it is known.
+    pub(super) fn of(credential: &Credential) -> Self {
+        let status = &credential.status;
+        let find = |kind: &str| status.conditions.iter().find(|c| c.type_ == kind);
+        let state = |condition: &Condition| State {
+            status: condition.status.clone(),
+            reason: condition.reason.clone(),
+        };
+        let pending = || State {
+            status: "Unknown".to_owned(),
+            reason: Reason::Pending.as_str().to_owned(),
+        };
+        let synced = find(condition::SYNCED);
+        let verified = find(condition::VERIFIED);
+        let failed = |c: &&Condition| c.status == "False";
+        let advice = synced.filter(failed).or(verified.filter(failed));
+        let spec = credential.spec.as_ref();
+        let token = status.token.as_ref();
+        Self {
+            namespace: credential.name.namespace.to_string(),
+            name: credential.name.name.to_string(),
+            instance: spec.ok().map(|spec| spec.instance.clone()),
+            ready: find(condition::READY).map_or_else(pending, state),
+            synced: synced.map_or_else(pending, state),
+            verified: verified.map(state),
+            advice: advice.map(|condition| condition.message.clone()),
+            secret: status.target.as_ref().map(|target| target.name.clone()),
+            issued_at: token.map(|token| token.issued_at.0),
+            expires_at: token.map(|token| token.expires_at.0),
+            renewal_time: token.map(|token| token.renewal_time.0),
+            failure: status.failure.clone(),
+            suspended: spec.is_ok_and(|spec| spec.suspended()),
+        }
+    }
+
+    /// How much it needs attention now.
+    pub(super) fn attention(&self, now: Timestamp) -> Attention {
+        let expired = self.expires_at.is_some_and(|at| at <= now);
+        let failed = |state: &State| state.status == "False";
+        if failed(&self.ready) || expired {
+            Attention::NotReady
+        } else if failed(&self.synced) {
+            Attention::Failing
+        } else if self.verified.as_ref().is_some_and(failed) {
+            Attention::NotVerified
+        } else if self.suspended {
+            Attention::Suspended
+        } else if self.ready.status != "True" {
+            Attention::Pending
+        } else {
+            Attention::Well
+        }
+    }
+
+    /// How much of the token's lifetime is left, from 0 to 1; `None` without a token.
+    pub(super) fn left(&self, now: Timestamp) -> Option<f64> {
+        let (issued, expires) = (self.issued_at?, self.expires_at?);
+        let whole = expires.duration_since(issued).as_secs_f64();
+        let left = expires.duration_since(now).as_secs_f64();
+        Some(if whole > 0.0 {
+            (left / whole).clamp(0.0, 1.0)
+        } else {
+            0.0
+        })
+    }
+}
+
+/// What needs attention first comes first; of those in trouble the one whose token ends first, of
+/// those that are well by their names, so that a live table stands still.
+pub(super) fn sort(rows: &mut [Row], now: Timestamp) {
+    rows.sort_by_cached_key(|row| {
+        let attention = row.attention(now);
+        let troubled = attention < Attention::Pending;
+        let expiry = row.expires_at.filter(|_| troubled);
+        (
+            attention,
+            Reverse(troubled && expiry.is_none()),
+            expiry,
+            row.namespace.clone(),
+            row.name.clone(),
+        )
+    });
+}
+
+/// A duration in its two largest units: `2d3h`, `1h05m`, `12m30s`, `45s`.
+pub(super) fn brief(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m{rest:02}s"),
+        (0, ..) => format!("{hours}h{minutes:02}m"),
+        _ => format!("{days}d{hours}h"),
+    }
+}

@@ -1,0 +1,163 @@
+//! What the table looks like, and in which order its rows stand.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    row::{Row, State, brief, sort},
+    table::{Room, table},
+};
+use crate::api::FailureStatus;
+
+const ROOM: Room = Room {
+    width: Some(80),
+    height: None,
+    namespaces: true,
+};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn state(status: &str, reason: &str) -> State {
+    State {
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// A token of half an hour, asked for at second 0.
+fn well(name: &str) -> Row {
+    Row {
+        namespace: "team-a".to_owned(),
+        name: name.to_owned(),
+        instance: Some("dev12345".to_owned()),
+        ready: state("True", "TokenValid"),
+        synced: state("True", "TokenSynced"),
+        verified: None,
+        advice: None,
+        secret: Some(name.to_owned()),
+        issued_at: Some(at(0)),
+        expires_at: Some(at(1800)),
+        renewal_time: Some(at(1200)),
+        failure: None,
+        suspended: false,
+    }
+}
+
+fn failing(name: &str) -> Row {
+    let failure = serde_json::json!({
+        "reason": "AccessDenied", "message": "", "count": 4,
+        "lastTime": "1970-01-01T00:15:00.000000Z", "retryTime": "1970-01-01T00:23:00.000000Z",
+    });
+    Row {
+        synced: state("False", "AccessDenied"),
+        advice: Some(
+            "The instance refused the client. 1) The system property is missing. 2) The OAuth \
+             Application User is not set."
+                .to_owned(),
+        ),
+        failure: Some(serde_json::from_value::<FailureStatus>(failure).unwrap()),
+        ..well(name)
+    }
+}
+
+fn new(name: &str) -> Row {
+    Row {
+        ready: state("Unknown", "Pending"),
+        synced: state("Unknown", "Pending"),
+        secret: None,
+        issued_at: None,
+        expires_at: None,
+        renewal_time: None,
+        ..well(name)
+    }
+}
+
+fn plain(rows: &[Row], now: Timestamp, room: Room) -> String {
+    anstream::adapter::strip_str(&table(rows, now, room)).to_string()
+}
+
+fn sorted(mut rows: Vec<Row>, now: Timestamp) -> Vec<Row> {
+    sort(&mut rows, now);
+    rows
+}
+
+#[test]
+fn the_table_shows_what_needs_attention_first_with_its_advice_in_eighty_columns() {
+    let now = at(1000);
+    let long = "a-name-that-is-much-too-long-for-a-table";
+    let mut expired = failing("expired");
+    expired.expires_at = Some(at(900));
+    let rows = vec![
+        new("new"),
+        well(long),
+        well("itsm"),
+        failing("crm"),
+        expired,
+    ];
+    let shown = plain(&sorted(rows, now), now, ROOM);
+    let expected = "\
+5 resources: 1 not ready, 1 ready but failing, 1 pending, 2 well
+NAME                     READY    SYNCED               LIFETIME LEFT     RENEWS
+team-a/expired           Expired  AccessDenied         ░░░░░░░░ -1m40s   -
+    Failed 4 times, tried again in 6m20s. The instance refused the client. 1)
+    The system property is missing. 2) The OAuth Application User is not set.
+team-a/crm               True     AccessDenied         ████░░░░ 13m20s   -
+    Failed 4 times, tried again in 6m20s. The instance refused the client. 1)
+    The system property is missing. 2) The OAuth Application User is not set.
+team-a/new               Unknown  Pending                       -        -
+team-a/a-na…for-a-table  True     TokenSynced          ████░░░░ 13m20s   3m20s
+team-a/itsm              True     TokenSynced          ████░░░░ 13m20s   3m20s
+";
+    let unpadded: Vec<_> = shown.lines().map(str::trim_end).collect();
+    assert_eq!(unpadded.join("\n") + "\n", expected);
+    assert!(shown.lines().all(|line| line.chars().count() <= 80));
+}
+
+#[test]
+fn what_does_not_fit_on_the_screen_is_counted() {
+    let rows: Vec<_> = (0..500).map(|n| well(&format!("r{n:03}"))).collect();
+    let room = Room {
+        height: Some(24),
+        ..ROOM
+    };
+    let shown = plain(&rows, at(0), room);
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines.len(), 24);
+    assert_eq!(lines[0], "500 resources: 500 well");
+    assert_eq!(lines[23], "… and 479 more");
+}
+
+#[test]
+fn advice_never_fills_the_screen() {
+    let mut row = failing("crm");
+    row.advice = Some("Do something about it. ".repeat(100));
+    let room = Room {
+        height: Some(24),
+        ..ROOM
+    };
+    let shown = plain(&[row, well("itsm")], at(0), room);
+    assert_eq!(shown.lines().count(), 2 + 1 + 3 + 1);
+}
+
+#[test]
+fn a_status_cannot_send_control_characters_to_the_terminal() {
+    let mut row = failing("crm");
+    row.advice = Some("red \x1b[31m and\nmore".to_owned());
+    assert!(!plain(&[row], at(0), ROOM).contains("\x1b"));
+}
+
+#[test]
+fn durations_have_two_units() {
+    let cases = [
+        (0, "0s"),
+        (45, "45s"),
+        (750, "12m30s"),
+        (3900, "1h05m"),
+        (183_600, "2d3h"),
+        (-5, "0s"),
+    ];
+    for (seconds, text) in cases {
+        assert_eq!(brief(SignedDuration::from_secs(seconds)), text);
+    }
+}
