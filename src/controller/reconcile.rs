@@ -86,19 +86,18 @@ impl Controller {
             self.forget(name);
             return outcome;
         };
+        let transition = settle.transition.clone();
+        let mut told = settle.status.is_none();
         if let Some(status) = &settle.status {
             match self.cluster.write_status(&credential, status).await {
                 Ok(Some(version)) => {
+                    told = true;
                     settle.memory.unwritten = 0;
                     self.metrics.set_status(name, status);
                     self.wake(self.with_core(|core| {
                         let (uid, status) = (&credential.uid, status.clone());
                         core.store.status_written(name, uid, version, status)
                     }));
-                    if let Some(transition) = &settle.transition {
-                        let now = micro_time(self.clock.now());
-                        self.cluster.publish(&credential, transition, now).await;
-                    }
                 }
                 Ok(None) => {}
                 Err(failure) => {
@@ -107,7 +106,11 @@ impl Controller {
                 }
             }
         }
-        match (&outcome, &settle.transition) {
+        if let Some(transition) = transition.as_ref().filter(|_| told) {
+            let now = micro_time(self.clock.now());
+            self.cluster.publish(&credential, transition, now).await;
+        }
+        match (&outcome, &transition) {
             (Outcome::Failed(reason), Some(transition)) => {
                 tracing::warn!(resource = %name, %reason, why = transition.message, "failed");
             }

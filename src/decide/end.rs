@@ -155,12 +155,17 @@ impl<'a> End<'a> {
         self.status_mut().observed = vec![observed];
     }
 
-    pub(super) fn into_settle(self) -> Settle {
+    pub(super) fn into_settle(mut self) -> Settle {
         let old = &self.v.o.credential.status;
         let changed = !Arc::ptr_eq(old, &self.status) && *old != self.status;
+        let news = changed.then(|| transition(old, &self.status)).flatten();
+        let untold = self.memory.untold.take();
+        let synced = status::get(&self.status, condition::SYNCED);
+        let untold = untold
+            .filter(|told| synced.is_some_and(|synced| synced.reason == told.reason.as_str()));
         Settle {
             outcome: self.outcome,
-            transition: changed.then(|| transition(old, &self.status)).flatten(),
+            transition: news.or(untold),
             status: changed.then_some(self.status),
             wake: self.wake,
             memory: self.memory,

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sha2::{Digest, Sha256};
 
-use super::{Class, Failure, ownership::TargetObject, template};
+use super::{Class, Failure, Transition, ownership::TargetObject, template};
 use crate::{
     api::{
         AllowedHosts, FailureStatus, Instance, InstanceError, ServiceNowCredentialSpec,
@@ -267,6 +267,8 @@ pub struct Memory {
     pub put_backs: Vec<Timestamp>,
     /// Writes of the status that failed in a row.
     pub unwritten: u32,
+    /// The event that was to go with the last one of them: it may have taken effect all the same.
+    pub untold: Option<Transition>,
     /// The clock was set back since the token with this beginning was recorded: its times are wrong.
     pub distrusted: Option<Timestamp>,
     /// A state of the target that was found to be somebody else's, and what was said of it.

@@ -39,6 +39,7 @@ pub struct Settle {
 impl Settle {
     /// The status could not be written: it is tried again soon, and later each time.
     pub fn status_unwritten(&mut self, now: Timestamp) {
+        self.memory.untold = self.transition.take();
         let unwritten = &mut self.memory.unwritten;
         *unwritten = unwritten.saturating_add(1);
         let wait = SignedDuration::from_secs(1 << (*unwritten).min(6));

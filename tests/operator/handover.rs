@@ -78,6 +78,8 @@ async fn a_handover_of_a_fleet_asks_for_nothing_and_writes_nothing() {
         scene.await_synced(&format!("itsm-{number}")).await;
     }
     let secrets = scene.secrets().list(&ListParams::default()).await.unwrap();
+    let resources = scene.credentials().list(&ListParams::default()).await;
+    let resources = json!(resources.unwrap().items);
     leader.stop().await;
     until_it_leads(&standby).await;
     eventually("the next one has looked at all", async || {
@@ -92,6 +94,8 @@ async fn a_handover_of_a_fleet_asks_for_nothing_and_writes_nothing() {
     assert_eq!(writes(&standby), "snowcred_secret_writes_total 0");
     let after = scene.secrets().list(&ListParams::default()).await.unwrap();
     assert_eq!(after.items, secrets.items);
+    let after = scene.credentials().list(&ListParams::default()).await;
+    assert_eq!(json!(after.unwrap().items), resources);
     assert_eq!(scene.instance.token_requests(), 1);
 }
 

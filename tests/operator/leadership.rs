@@ -14,6 +14,8 @@ use testkit::{
 use crate::support::{Scene, eventually, install_crd, rules};
 
 pub(crate) const LEASE: &str = "the-lease";
+/// For how long a Lease that is not renewed is its holder's.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
 
 /// How a replica of this scene is started.
 pub(crate) fn replica(scene: &Scene) -> Options {
@@ -149,7 +151,9 @@ async fn a_leader_that_was_paused_and_wakes_late_writes_nothing_and_ends() {
     let (scene, mut leader) = led(6).await;
     let standby = Operator::start(&replica(&scene)).await;
     let before = scene.instance.token_requests();
+    let written = |leader: &Operator| leader.log().matches("Secret written").count();
     leader.pause();
+    let written_before = written(&leader);
     until_it_leads(&standby).await;
     // What fell due meanwhile is done by the new leader alone.
     let token = scene.token("itsm").await.unwrap();
@@ -157,6 +161,7 @@ async fn a_leader_that_was_paused_and_wakes_late_writes_nothing_and_ends() {
     leader.resume();
     let ended = leader.ended().await;
     assert_eq!(ended.code(), Some(1));
+    assert_eq!(written(&leader), written_before);
     assert!(
         leader.log().contains("the Lease was lost"),
         "{}",
@@ -265,6 +270,7 @@ async fn an_api_server_that_is_away_for_longer_than_the_lease_ends_the_leader_an
     until_it_leads(&leader).await;
     let mut standby = Operator::start(&options).await;
     cluster.stop(Server::ApiServer).await;
+    let lease_is_over = tokio::time::Instant::now() + LEASE_DURATION;
     let ended = leader.ended().await;
     assert_eq!(ended.code(), Some(1));
     assert!(
@@ -272,6 +278,7 @@ async fn an_api_server_that_is_away_for_longer_than_the_lease_ends_the_leader_an
         "{}",
         leader.log()
     );
+    tokio::time::sleep_until(lease_is_over).await;
     // It looks at the Lease again and again, and stays.
     assert_eq!(standby.get("/livez").unwrap().0, 200);
     assert_eq!(standby.get("/readyz").unwrap().0, 200);

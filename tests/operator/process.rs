@@ -127,7 +127,7 @@ async fn a_selector_and_namespaces_bound_what_is_acted_upon() {
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_named_by_verb_and_resource_and_the_wait_is_backed_off() {
+async fn a_missing_permission_is_named_by_verb_and_resource_and_costs_no_second_request() {
     let scene = Scene::new(Duration::from_secs(1800)).await;
     let fewer = rules_without("create", "secrets");
     let mut options = scene.options(&[]);

@@ -415,3 +415,20 @@ fn a_renewal_that_still_queues_goes_before_new_resources_when_its_token_is_about
     asked.exchange.queued = None;
     assert_eq!(asked.end().outcome, Outcome::Waiting, "it is on its way");
 }
+
+#[test]
+fn an_event_whose_status_was_written_unheard_is_told_afterwards_and_once() {
+    let scene = refused(1, 1200, 1230);
+    let mut unheard = scene.settles();
+    let told = unheard.transition.clone();
+    let status = unheard.status.clone().unwrap();
+    unheard.status_unwritten(at(1200));
+    // The write took effect all the same, and the watch brings it.
+    let mut scene = scene.ended().at(1201).reads_client();
+    scene.credential.status = status;
+    scene.memory = unheard.memory;
+    assert!(told.is_some());
+    let end = scene.end();
+    assert_eq!((end.status, end.transition), (None, told));
+    assert_eq!(scene.ended().reads_client().end().transition, None);
+}
