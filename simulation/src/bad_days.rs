@@ -4,12 +4,12 @@ use rand::Rng as _;
 use servicenow_credential_operator::decide::Name;
 
 use crate::{
-    cluster::{name, writer},
-    instance::{Issued, Mode, Trouble},
-    operator::{Operator, Watch},
+    cluster::name,
+    event::Event,
+    instance::Trouble,
+    operator::Watch,
     plan::{Deed, Event as Befalls, margin, spec},
-    promises::Broken,
-    run::{Done, Event, Run},
+    run::{Done, Run},
     time::{HOUR, MINUTE, Micros, SECOND, span},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 /// outage, and the time-out of the last one before it.
 pub(crate) const NOTICED: Micros = 80 * SECOND;
 /// What falls due together is done within this time.
-const CAUGHT_UP: Micros = 60 * SECOND;
+pub(crate) const CAUGHT_UP: Micros = 60 * SECOND;
 
 impl Run {
     pub(crate) fn befalls(&mut self, event: Befalls) -> Done {
@@ -316,7 +316,7 @@ impl Run {
         self.after(wait, Event::Over(Box::new(over)));
     }
 
-    fn client_of_resource(&self, who: &Name) -> Option<(usize, usize)> {
+    pub(crate) fn client_of_resource(&self, who: &Name) -> Option<(usize, usize)> {
         let index = who.name.strip_prefix('r')?.parse::<usize>().ok()?;
         self.plan.clients.get(index).copied()
     }
@@ -338,136 +338,6 @@ impl Run {
             .or_default()
             .extend(until);
         Ok(())
-    }
-
-    pub(crate) fn leader(&self) -> Option<usize> {
-        (0..2).find(|index| self.operators[*index].as_ref().is_some_and(|o| o.leads))
-    }
-
-    /// A replica begins, and leads if nobody else does.
-    pub(crate) fn start(&mut self, index: usize) -> Done {
-        if self.operators[index].is_some() {
-            return Ok(());
-        }
-        let alone = self.leader().is_none() && !self.handing_over;
-        let mut operator = Operator::new(self.now);
-        operator.leads = alone;
-        if alone {
-            operator.core.lead();
-            self.statistics.leaders += 1;
-        }
-        self.operators[index] = Some(operator);
-        let epoch = self.epochs[index];
-        for (wait, watch) in [(300_000, Watch::Resources), (800_000, Watch::Secrets)] {
-            self.after(wait, Event::Relist(index, epoch, watch));
-        }
-        Ok(())
-    }
-
-    /// A standby leads from now on.
-    pub(crate) fn lead(&mut self, index: usize, epoch: u32) -> Done {
-        self.handing_over = false;
-        let Some(operator) = self.operator(index, epoch) else {
-            return Ok(());
-        };
-        operator.leads = true;
-        operator.core.lead();
-        self.statistics.leaders += 1;
-        self.works_again(index);
-        self.turn(index, epoch)
-    }
-
-    /// A leader has its lists: from now on it can do its work.
-    pub(crate) fn works_again(&mut self, index: usize) {
-        let listed = self.operators[index]
-            .as_ref()
-            .is_some_and(|o| o.core.is_listed());
-        if listed && std::mem::take(&mut self.leaderless) {
-            self.promises.everything.end(self.now + CAUGHT_UP);
-        }
-    }
-
-    /// A replica dies; what it has sent arrives.
-    pub(crate) fn kill(&mut self, index: usize, wait: Micros) {
-        self.note(|| format!("-- replica {index} dies"));
-        let led = self.operators[index].as_ref().is_some_and(|o| o.leads);
-        self.operators[index] = None;
-        self.epochs[index] += 1;
-        self.statistics.kills += 1;
-        // What could not be written before it died is not remembered.
-        let unwritten = self.promises.everything.until() > self.now;
-        self.promises.give_all(self.plan.sharing || unwritten);
-        if led {
-            if !std::mem::replace(&mut self.leaderless, true) {
-                self.promises.everything.begin();
-            }
-            let other = 1 - index;
-            if self.operators[other].is_some() {
-                self.handing_over = true;
-                let epoch = self.epochs[other];
-                // The Lease is free then, or was given back.
-                let takes = self.rng.random_range(SECOND / 5..15 * SECOND);
-                self.after(takes, Event::Lead(other, epoch));
-            }
-        }
-        self.after(wait, Event::Start(index));
-    }
-
-    /// A token in a Secret was over some while ago: is there another?
-    pub(crate) fn check(&mut self, secret: &Name) -> Done {
-        let Some(target) = self.cluster.secrets.get(secret) else {
-            return Ok(());
-        };
-        let Some(who) = writer(target) else {
-            return Ok(());
-        };
-        let Some(credential) = self.cluster.resources.get(&who) else {
-            return Ok(());
-        };
-        let token = target.data.get("token");
-        let token = token.map(|t| t.strip_prefix(b"Bearer ").unwrap_or(t));
-        let Some(issued) = token.and_then(Issued::read) else {
-            return Ok(());
-        };
-        let expiry = self.instances[issued.instance].expiry(issued);
-        let mode = self.instances[issued.instance].mode;
-        let allowance = allowance(mode);
-        if expiry + allowance > self.now {
-            self.check_after(expiry + allowance - self.now, secret);
-            return Ok(());
-        }
-        self.statistics.stalest = self.statistics.stalest.max(self.now - expiry);
-        if credential.target_secret().as_ref() != Some(secret) {
-            // It is another's, or about to go.
-            return Ok(());
-        }
-        let Some(client) = self.client_of_resource(&who) else {
-            return Ok(());
-        };
-        let excused = self.promises.excused_until(&who, client);
-        if excused > self.now {
-            let again = excused.min(self.now + HOUR) - self.now + SECOND;
-            self.check_after(again, secret);
-            return Ok(());
-        }
-        Err(Broken {
-            at: self.now,
-            promise: "while the instance can answer, no workload reads an expired token",
-            seen: format!(
-                "{secret} holds a token that was over {} ms ago; the status of {who} is {:#?}",
-                (self.now - expiry) / 1000,
-                credential.status
-            ),
-        })
-    }
-}
-
-/// At an instance that keeps tokens until they expire, the gap is a request and a write, behind
-/// those whose tokens expire at the same moment; elsewhere there is none.
-pub(crate) fn allowance(mode: Mode) -> Micros {
-    match mode {
-        Mode::ReuseRemaining => 10 * SECOND,
-        Mode::ReuseSlide | Mode::AlwaysNew => 0,
     }
 }
 

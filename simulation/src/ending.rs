@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use servicenow_credential_operator::{api::condition, decide::observed::Version};
 
 use crate::{
-    bad_days::{NOTICED, allowance},
+    bad_days::NOTICED,
     cluster::{Cluster, name, writer},
+    event::Event,
     instance::Issued,
     operator::Watch,
     promises::Broken,
-    run::{Done, Event, Run},
+    run::{Done, Run},
+    secrets::allowance,
     time::{HOUR, Micros, SECOND},
 };
 

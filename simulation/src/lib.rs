@@ -8,9 +8,12 @@
 //! | [`instance`] | what an instance answers, in each token mode and on bad days |
 //! | [`operator`] | one replica, driven as the controller drives it |
 //! | [`run`] | the state of a run, and the heap of its events |
+//! | `event` | what those events are |
 //! | `turn` | one turn of the operator's loop, and the steps of its reconciles |
 //! | `wire` | calls and requests on their way |
 //! | `bad_days` | what befalls the fleet, and for how long that excuses the operator |
+//! | `replicas` | replicas begin, lead and die |
+//! | `secrets` | what is promised of a Secret |
 //! | `ending` | how all becomes well in the end, and stays so |
 //! | [`promises`] | what is promised, and what excuses the operator for how long |
 //!
@@ -19,11 +22,14 @@
 mod bad_days;
 pub mod cluster;
 mod ending;
+mod event;
 pub mod instance;
 pub mod operator;
 pub mod plan;
 pub mod promises;
+mod replicas;
 pub mod run;
+mod secrets;
 pub mod time;
 mod turn;
 mod wire;

@@ -4,9 +4,10 @@ use rand::Rng as _;
 use servicenow_credential_operator::decide::{Settle, Step, ownership::TargetWrite};
 
 use crate::{
+    event::{Call, Event, Fate, Landing, Read},
     operator::Active,
     promises::Broken,
-    run::{Call, Done, Event, Fate, Landing, Read, Run, Tamper},
+    run::{Done, Run, Tamper},
     time::{Micros, true_time},
 };
 

@@ -8,21 +8,20 @@ use rand::Rng as _;
 use servicenow_credential_operator::{
     api::{ClientAuthentication, Instance as Origin, Reason},
     decide::{
-        Credential, Failure, Name,
+        Credential, Failure,
         failure::Class,
         observed::{ClientRead, WriteOutcome},
-        ownership::TargetObject,
     },
     servicenow::{SharingKey, TokenAnswer},
 };
 use zeroize::Zeroizing;
 
 use crate::{
-    bad_days::allowance,
-    cluster::{name, writer},
+    cluster::name,
+    event::{Call, Event, Fate, Landing, Outcome, Read, Sent},
     instance::Issued,
     promises::{Broken, Client, Good},
-    run::{Call, Done, Event, Fate, Landing, Outcome, Read, Run, Sent, TIME_OUT, Tamper},
+    run::{Done, Run, TIME_OUT, Tamper},
     time::{MINUTE, Micros, SECOND, true_time},
 };
 
@@ -329,77 +328,6 @@ impl Run {
                 .disturb(&credential.name, self.now + TIME_OUT + 2 * MINUTE);
         }
         self.after(wait, Event::Wrote(index, epoch, slot, Box::new(outcome)));
-        Ok(())
-    }
-
-    /// A target was written: only for a change, only with a token that is good, and never over what
-    /// is somebody else's.
-    fn written(&mut self, secret: &Name, before: Option<TargetObject>, fate: Fate) -> Done {
-        let Some(after) = self.cluster.secrets.get(secret) else {
-            return Ok(());
-        };
-        let broken = |promise, seen: String| Broken {
-            at: self.now,
-            promise,
-            seen,
-        };
-        if let Some(before) = &before {
-            let ours = before
-                .controller
-                .as_ref()
-                .is_some_and(|owner| owner.kind == "ServiceNowCredential");
-            if !ours {
-                return Err(broken(
-                    "what is somebody else's is never touched",
-                    format!("{secret} was written"),
-                ));
-            }
-            let same = before.data == after.data
-                && before.labels == after.labels
-                && before.annotations == after.annotations
-                && before.controller == after.controller;
-            let writer = writer(after);
-            let quiet = writer.is_some_and(|writer| self.promises.is_quiet(&writer, self.now));
-            if same && quiet && fate == Fate::Good {
-                return Err(broken(
-                    "there is no write without change",
-                    format!("{secret} was as it was written"),
-                ));
-            }
-        }
-        let token = |object: &TargetObject| {
-            let text = object.data.get("token")?;
-            let text = text.strip_prefix(b"Bearer ").unwrap_or(text);
-            Issued::read(text)
-        };
-        let Some(now) = token(after) else {
-            return Err(broken(
-                "a target holds a token",
-                format!("{secret} holds none that was issued"),
-            ));
-        };
-        let expiry = self.instances[now.instance].expiry(now);
-        let old = before.as_ref().and_then(token);
-        let old_expiry = old.map(|old| self.instances[old.instance].expiry(old));
-        if expiry <= self.now
-            && old_expiry.is_some_and(|old_expiry| old_expiry > self.now)
-            && old != Some(now)
-        {
-            return Err(broken(
-                "the last good token is never removed",
-                format!("{secret} got one that is over"),
-            ));
-        }
-        let orphaned = after.controller.as_ref().filter(|owner| {
-            let named = self.cluster.resources.get(&name(&owner.name));
-            named.is_none_or(|resource| resource.uid != owner.uid)
-        });
-        if let Some(uid) = orphaned.map(|owner| owner.uid.clone()) {
-            // Garbage collection finds that its owner is gone.
-            self.after(5 * SECOND, Event::Collect(secret.clone(), uid));
-        }
-        let allowance = allowance(self.instances[now.instance].mode);
-        self.check_after(expiry - self.now + allowance, secret);
         Ok(())
     }
 
