@@ -115,6 +115,14 @@ impl CommandError {
         Self::failed("")
     }
 
+    /// Whoever reads has had enough, which is nobody's fault.
+    fn enough() -> Self {
+        Self {
+            sentence: String::new(),
+            code: 0,
+        }
+    }
+
     /// It was asked wrongly.
     fn usage(sentence: impl Into<String>) -> Self {
         Self {
@@ -126,12 +134,14 @@ impl CommandError {
 
 fn print(text: &str) -> Result<(), CommandError> {
     use std::io::Write as _;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::failed(
-            format!("cannot write to standard output: {error}"),
-        )),
-        _ => Ok(()),
-    }
+    let mut stdout = std::io::stdout();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    written.map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => CommandError::enough(),
+        _ => CommandError::failed(format!("cannot write to standard output: {error}")),
+    })
 }
 
 #[allow(clippy::print_stderr, reason = "this is the command line")]

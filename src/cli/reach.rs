@@ -2,7 +2,7 @@
 //! kubectl has them.
 
 use clap::Args;
-use kube::{Client, Error};
+use kube::{Client, Error, runtime::watcher};
 
 use super::CommandError;
 use crate::kubernetes::connect;
@@ -29,6 +29,18 @@ impl Reach {
         let namespace = self.namespace.clone().unwrap_or(default);
         Ok((client, namespace))
     }
+}
+
+/// What a failure of a watch means to the person who follows it; `None` where it passes.
+pub(super) fn refused_watch(error: &watcher::Error) -> Option<CommandError> {
+    let refused = match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => error,
+        _ => return None,
+    };
+    matches!(refused, Error::Api(status) if [401, 403, 404].contains(&status.code))
+        .then(|| self::refused(refused))
 }
 
 /// What a refused call means to the person who made it.

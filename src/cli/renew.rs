@@ -1,6 +1,6 @@
 //! `renew`: asks for a renewal by the annotation, and waits for what comes of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use futures::{StreamExt as _, pin_mut};
@@ -118,6 +118,7 @@ async fn follow(
     pin_mut!(events);
     let slow = Instant::now() + SLOW;
     let (mut all_well, mut warned) = (true, false);
+    let mut listed = BTreeSet::new();
     while !requests.is_empty() {
         let event = tokio::select! {
             event = events.next() => event,
@@ -133,12 +134,27 @@ async fn follow(
         let (credential, gone) = match event {
             Some(Ok(watcher::Event::Apply(one) | watcher::Event::InitApply(one))) => (one, false),
             Some(Ok(watcher::Event::Delete(one))) => (one, true),
-            Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => continue,
-            // It is begun anew.
-            Some(Err(_)) => continue,
+            Some(Ok(watcher::Event::Init)) => {
+                listed.clear();
+                continue;
+            }
+            Some(Ok(watcher::Event::InitDone)) => {
+                for name in requests.keys().filter(|name| !listed.contains(*name)) {
+                    complain(&format!("{name}: it was deleted"));
+                    all_well = false;
+                }
+                requests.retain(|name, _| listed.contains(name));
+                continue;
+            }
+            // It is begun anew, but where it would be refused again.
+            Some(Err(error)) => match reach::refused_watch(&error) {
+                Some(refused) => return Err(refused),
+                None => continue,
+            },
             None => return Err(CommandError::failed("the watch of the resources ended")),
         };
         let name = credential.name.name.to_string();
+        listed.insert(name.clone());
         let Some(request) = requests.get(&name) else {
             continue;
         };

@@ -10,7 +10,8 @@ use super::queue::Queue;
 use crate::{
     api::Reason,
     decide::{
-        Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish, abandon,
+        Class, Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish,
+        abandon,
         backoff::LONGEST_WAIT,
         decide, fail,
         failure::class_of,
@@ -355,8 +356,9 @@ impl Core {
                 (Some(Ok(client)), Some(exchange))
             }
         };
-        let hold = origin_of(credential)
-            .and_then(|origin| self.broker.hold_for(name, origin, now).cloned());
+        let origin = origin_of(credential);
+        let origin_is_held = origin.is_some_and(|origin| self.broker.hold(origin).is_some());
+        let hold = origin.and_then(|origin| self.broker.hold_for(name, origin, now).cloned());
         let (target, written) = (credential.target_secret(), credential.written_secret());
         let target_seen = seen(target.clone());
         let previous_seen = if target == written {
@@ -374,6 +376,7 @@ impl Core {
             target_seen,
             previous_seen,
             rival: self.store.rival(credential),
+            origin_is_held,
             hold,
             client,
             asked_at: round.asked_at,
@@ -498,10 +501,14 @@ impl Core {
         let urgency = self.urgency(name);
         self.queue.schedule(name, settle.wake, urgency);
         let client = round.client.and_then(Result::ok);
-        if settle.outcome != Outcome::Waiting
-            && let Some(origin) = origin_of(&subject)
-        {
-            self.broker.has_looked(origin, name);
+        if settle.outcome != Outcome::Waiting {
+            let class = match settle.outcome {
+                Outcome::Failed(reason) => Some(class_of(reason)),
+                _ => None,
+            };
+            let sleeps = class.is_some_and(Class::is_of_origin);
+            let origin = origin_of(&subject).filter(|_| sleeps);
+            self.broker.has_looked(origin, name, self.now);
         }
         let Some((asked_at, (key, client))) = round.asked_at.zip(client) else {
             return;

@@ -363,6 +363,8 @@ pub struct Observed<'a> {
     pub previous_seen: &'a Seen,
     /// Another resource with the same target that comes first.
     pub rival: Option<Rival>,
+    /// Its origin is held, whether or not that keeps it waiting.
+    pub origin_is_held: bool,
     /// The failure of its origin that keeps it waiting.
     pub hold: Option<SharedFailure>,
     /// The client Secret as read in this reconcile (or in the one that asked for the token).

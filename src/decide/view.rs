@@ -276,6 +276,8 @@ impl<'a> View<'a> {
             Some(_) => self.has_failed_like_this(),
             // The broker was told of it when this process began.
             None if class == Some(Class::Held) => false,
+            // Somebody has met the outage since: the broker keeps the wait.
+            None if class == Some(Class::Outage) && self.o.origin_is_held => false,
             None => {
                 let status = &self.o.credential.status;
                 status.observed_generation == Some(self.o.credential.generation)

@@ -31,6 +31,8 @@ use crate::decide::{
 const PROBE_ENDS_WITHIN: SignedDuration = SignedDuration::from_secs(20);
 /// Who is called to probe has asked within about this time, or another is called.
 const CALL_LASTS: SignedDuration = SignedDuration::from_secs(2);
+/// The least time between two calls: no cause whatever makes one follow the other without end.
+const BETWEEN_CALLS: SignedDuration = SignedDuration::from_millis(50);
 
 /// The state of all keys and origins. The order of the keys in memory decides nothing.
 pub struct Broker {
@@ -152,7 +154,7 @@ impl Broker {
         }
         for origin in self.origins.values_mut() {
             origin.told.remove(name);
-            origin.answer_call(name);
+            origin.called.take_if(|(called, _)| called == name);
         }
     }
 
@@ -176,10 +178,19 @@ impl Broker {
         }
     }
 
-    /// A resource has looked and asks for nothing: if it was called to probe, another is.
-    pub fn has_looked(&mut self, origin: &str, name: &Name) {
-        if let Some(origin) = self.origins.get_mut(origin) {
-            origin.answer_call(name);
+    /// A resource has looked and asks for nothing: if it was called to probe, another is. It sleeps
+    /// over the hold of one origin, or of none, whatever it did before.
+    pub fn has_looked(&mut self, sleeps_over: Option<&str>, name: &Name, now: Timestamp) {
+        let held = self.origins.iter_mut().filter(|(_, o)| o.hold.is_some());
+        for (origin, state) in held {
+            if Some(origin.as_str()) != sleeps_over {
+                state.told.remove(name);
+            }
+            if let Some((called, at)) = &mut state.called
+                && called == name
+            {
+                *at = plus(now, BETWEEN_CALLS - CALL_LASTS);
+            }
         }
     }
 
@@ -423,6 +434,9 @@ fn leave(
         && let Some(origin) = origins.get_mut(key.origin())
     {
         origin.line.leave(state.number, queued);
+        if origin.line.is_empty() && origin.under_way == 0 {
+            origin.asked_at = None;
+        }
     }
 }
 
@@ -490,11 +504,6 @@ impl OriginState {
         self.told.remove(&name);
         self.called = Some((name.clone(), now));
         Some(name)
-    }
-
-    /// Whoever was called has looked.
-    fn answer_call(&mut self, name: &Name) {
-        self.called.take_if(|(called, _)| called == name);
     }
 }
 

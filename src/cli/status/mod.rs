@@ -170,7 +170,7 @@ async fn follow(
     let mut resized = listen(SignalKind::window_change())?;
     pin_mut!(events);
     let (mut fleet, mut relisted) = (Fleet::new(), Fleet::new());
-    let mut screen = None;
+    let (mut screen, mut listed) = (None, false);
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -181,13 +181,15 @@ async fn follow(
             _ = resized.recv(), if live => {}
             event = events.next() => match event {
                 None => return Err(CommandError::failed("the watch of the resources ended")),
-                Some(Err(error)) if screen.is_none() && fleet.is_empty() => {
-                    return Err(CommandError::failed(format!(
-                        "the resources cannot be watched: {error}"
-                    )));
-                }
-                // It is begun anew; what is known stays until then.
-                Some(Err(_)) => continue,
+                Some(Err(error)) => match reach::refused_watch(&error) {
+                    Some(refused) => return Err(refused),
+                    None if !listed => {
+                        let why = format!("the resources cannot be watched: {error}");
+                        return Err(CommandError::failed(why));
+                    }
+                    // It is begun anew; what is known stays until then.
+                    None => continue,
+                },
                 Some(Ok(Event::Init)) => {
                     relisted.clear();
                     continue;
@@ -198,7 +200,11 @@ async fn follow(
                 }
                 Some(Ok(Event::InitDone)) => {
                     let before = std::mem::replace(&mut fleet, std::mem::take(&mut relisted));
+                    listed = true;
                     if !live {
+                        let gone = before.values().filter(|one| !fleet.contains_key(&one.name));
+                        let mut gone = gone.filter(|one| is_meant(args, one));
+                        gone.try_for_each(|one| tell_gone(args, one))?;
                         let mut changed: Vec<_> = fleet
                             .values()
                             .filter(|one| is_news(before.get(&one.name), one))
@@ -219,8 +225,8 @@ async fn follow(
                 }
                 Some(Ok(Event::Delete(one))) => {
                     fleet.remove(&one.name);
-                    if !live && is_meant(args, &one) && args.output == Output::Table {
-                        print(&format!("{} deleted\n", one.name))?;
+                    if !live && is_meant(args, &one) {
+                        tell_gone(args, &one)?;
                     }
                 }
             },
@@ -235,6 +241,18 @@ async fn follow(
 /// Whether a person who follows the fleet wants to hear of it.
 fn is_news(before: Option<&Credential>, now: &Credential) -> bool {
     before.is_none_or(|before| Row::of(before) != Row::of(now))
+}
+
+/// A resource is no more.
+fn tell_gone(args: &StatusArgs, gone: &Credential) -> Result<(), CommandError> {
+    match args.output {
+        Output::Table => print(&format!("{} deleted\n", gone.name)),
+        Output::Json => {
+            let (namespace, name) = (&*gone.name.namespace, &*gone.name.name);
+            let gone = serde_json::json!({"namespace": namespace, "name": name, "deleted": true});
+            print(&format!("{gone}\n"))
+        }
+    }
 }
 
 /// One resource in one line.

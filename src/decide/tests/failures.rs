@@ -316,6 +316,7 @@ fn a_bug_is_said_backed_off_and_left_behind() {
             target_seen: &observed.target_seen,
             previous_seen: &Seen::Absent,
             rival: None,
+            origin_is_held: false,
             hold: None,
             client: None,
             asked_at: None,
@@ -431,4 +432,16 @@ fn an_event_whose_status_was_written_unheard_is_told_afterwards_and_once() {
     let end = scene.end();
     assert_eq!((end.status, end.transition), (None, told));
     assert_eq!(scene.ended().reads_client().end().transition, None);
+}
+
+#[test]
+fn a_wait_for_an_outage_that_a_status_remembers_gives_way_to_the_brokers() {
+    let outage = shared(Reason::InstanceUnavailable, 5, 1200, 1260);
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let scene = scene.answered(Err(outage)).ended().restarted().at(1210);
+    assert_eq!(scene.end().wake, Some(at(1260)));
+    // Another has met the outage since, and it is this one's turn to probe.
+    let mut called = scene;
+    called.origin_is_held = true;
+    assert!(called.wants_to_read_client());
 }

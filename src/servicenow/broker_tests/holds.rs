@@ -164,14 +164,15 @@ fn one_of_those_who_sleep_is_called_to_probe_and_the_others_leave_it_to_it() {
         std::slice::from_ref(&far),
         "but if it does not ask"
     );
-    desk.broker.has_looked(&origin, &far);
+    desk.broker.has_looked(Some(&origin), &far, at(3));
+    assert_eq!(desk.broker.call(at(3)), [], "no two calls in one moment");
     assert_eq!(
-        desk.broker.call(at(3)),
+        desk.broker.call(ms(3050)),
         std::slice::from_ref(&new),
         "or needs nothing"
     );
     desk.broker.ask(&desk.key.clone(), wish("new"), at(3));
-    desk.broker.has_looked(&origin, &new);
+    desk.broker.has_looked(None, &new, at(4));
     assert!(waits(&desk, &far, at(3)), "it is about to be sent");
     assert_eq!(desk.broker.dispatch(at(3)).len(), 1);
     assert!(waits(&desk, &far, at(60)), "it is under way");
