@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use futures::{StreamExt as _, pin_mut};
-use jiff::Timestamp;
 use kube::{
     Api, Client, Error,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
@@ -17,7 +16,7 @@ use super::{CommandError, complain, print, reach};
 use crate::{
     Clock, RENEW_REQUESTED_AT, SystemClock,
     api::{Reason, ServiceNowCredential, condition},
-    decide::Credential,
+    decide::{Credential, ownership::timestamp},
     kubernetes::watch,
 };
 
@@ -202,19 +201,15 @@ fn outcome(credential: &Credential, request: &Request) -> Option<Result<String, 
     } else {
         "new token"
     };
-    let until = until(token.expires_at.0);
+    let until = timestamp(token.expires_at.0);
     Some(Ok(format!("{which}, valid until {until}")))
-}
-
-/// A moment in whole seconds (RFC 3339).
-fn until(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 
     use super::*;
@@ -272,7 +267,7 @@ mod tests {
     #[test]
     fn a_request_ends_when_it_was_acted_on_and_says_which_token_came_of_it() {
         let said = |value, sha256, reason| outcome(&handled(value, sha256, reason), &request());
-        let until = "valid until 1970-01-01T00:30:00Z";
+        let until = "valid until 1970-01-01T00:30:00.000000Z";
         assert_eq!(
             said("asked", "new", "TokenSynced"),
             Some(Ok(format!("new token, {until}")))

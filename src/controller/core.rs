@@ -10,8 +10,7 @@ use super::queue::Queue;
 use crate::{
     api::Reason,
     decide::{
-        Class, Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish,
-        abandon,
+        Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish, abandon,
         backoff::LONGEST_WAIT,
         decide, fail,
         failure::class_of,
@@ -502,11 +501,8 @@ impl Core {
         self.queue.schedule(name, settle.wake, urgency);
         let client = round.client.and_then(Result::ok);
         if settle.outcome != Outcome::Waiting {
-            let class = match settle.outcome {
-                Outcome::Failed(reason) => Some(class_of(reason)),
-                _ => None,
-            };
-            let sleeps = class.is_some_and(Class::is_of_origin);
+            let sleeps = matches!(settle.outcome, Outcome::Failed(reason)
+                if class_of(reason).is_of_origin());
             let origin = origin_of(&subject).filter(|_| sleeps);
             self.broker.has_looked(origin, name, self.now);
         }

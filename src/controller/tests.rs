@@ -19,9 +19,12 @@ use super::{Bounds, Controller, Core, Parts, Scope};
 use crate::{
     Clock, SystemClock,
     api::{AllowedHosts, ClientAuthentication, Instance, Reason, ServiceNowCredentialSpec},
-    decide::{Credential, Failure, Name, Outcome, Step, observed::Policy},
+    decide::{
+        Credential, Failure, Name, Outcome, Step,
+        observed::{ClientRead, Policy, Version},
+    },
     kubernetes::{Cluster, Fence},
-    servicenow::{SharingKey, TokenEndpoint, Urgency},
+    servicenow::{AccessToken, Ask, SharingKey, TokenAnswer, TokenEndpoint, Urgency},
     telemetry::{Health, Metrics},
 };
 
@@ -159,6 +162,65 @@ async fn a_standby_that_begins_to_lead_looks_at_all_that_is_there_and_at_nothing
         assert_eq!(core.take(Timestamp::UNIX_EPOCH), Some(here));
         assert_eq!(core.take(Timestamp::UNIX_EPOCH), None);
     });
+}
+
+#[test]
+fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
+    let mut core = Core::new(policy(), 1);
+    let name = Name::new("team-a", "itsm");
+    let mut held = credential(&name);
+    let mut spec = ServiceNowCredentialSpec {
+        instance: "dev1".to_owned(),
+        ..ServiceNowCredentialSpec::default()
+    };
+    spec.client.secret_ref.name = "client".to_owned();
+    held.spec = Ok(spec.into());
+    let now = Timestamp::from_second(1000).unwrap();
+    let key = Arc::new(SharingKey::client_credentials(
+        &Instance::parse("dev1").unwrap(),
+        ClientAuthentication::Basic,
+        Zeroizing::new("id".to_owned()),
+        Zeroizing::new("secret".to_owned()),
+        &[],
+    ));
+    let another = Ask {
+        name: Name::new("team-a", "another"),
+        urgency: Urgency::New,
+        known: None,
+        not_before: None,
+        good_before: false,
+        failures: None,
+        forced: true,
+    };
+    core.broker.ask(&key, another.clone(), now);
+    core.broker.dispatch(now);
+    let down = Failure::new(Reason::InstanceUnavailable, "down");
+    core.broker.complete(&key, now, Err(down), 0.0);
+    core.store.apply(held);
+    let mut round = core.begin(&name, now, 0.0);
+    let version = Version {
+        uid: "uid".to_owned(),
+        resource_version: "1".to_owned(),
+    };
+    let read = ClientRead {
+        version,
+        client_id: "id".to_owned(),
+        trimmed: false,
+    };
+    core.client_read(&name, &mut round, Ok((key.clone(), read)));
+    let step = core.decide(&name, &mut round, now);
+    assert!(matches!(step, Some(Step::Settle(end))
+        if end.outcome == Outcome::Failed(Reason::InstanceUnavailable)));
+    // Its status is still being written.
+    core.broker.ask(&key, another, now);
+    core.broker.dispatch(now);
+    let well = TokenAnswer {
+        token: AccessToken::parse("t").unwrap(),
+        expires_in: Some(1800),
+        scope: String::new(),
+    };
+    let woken = core.broker.complete(&key, now, Ok(well), 0.0);
+    assert!(woken.contains(&name), "{woken:?}");
 }
 
 #[test]

@@ -138,21 +138,15 @@ impl<'a> End<'a> {
     }
 
     pub(super) fn observe_version(&mut self, version: &Version) {
-        let name = &self.v.spec.client.secret_ref.name;
-        let is_known = matches!(&self.status.observed[..], [known] if known.name == *name
-            && known.kind == "Secret"
-            && known.uid == version.uid
-            && known.resource_version == version.resource_version);
-        if is_known {
-            return;
-        }
-        let observed = ObservedObject {
+        let observed = [ObservedObject {
             kind: "Secret".to_owned(),
-            name: name.clone(),
+            name: self.v.spec.client.secret_ref.name.clone(),
             uid: version.uid.clone(),
             resource_version: version.resource_version.clone(),
-        };
-        self.status_mut().observed = vec![observed];
+        }];
+        if self.status.observed != observed {
+            self.status_mut().observed = observed.into();
+        }
     }
 
     pub(super) fn into_settle(mut self) -> Settle {

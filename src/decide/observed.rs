@@ -203,6 +203,13 @@ pub struct Version {
     pub resource_version: String,
 }
 
+impl Version {
+    /// It is the state with this uid and this resourceVersion.
+    pub fn is(&self, uid: &str, resource_version: &str) -> bool {
+        self.uid == uid && self.resource_version == resource_version
+    }
+}
+
 impl From<&ObjectMeta> for Version {
     fn from(metadata: &ObjectMeta) -> Self {
         Self {

@@ -109,7 +109,7 @@ impl<'a> View<'a> {
             return false;
         };
         matches!(self.o.target_seen, Seen::Present(seen)
-            if seen.uid == recorded.uid && seen.resource_version == recorded.resource_version)
+            if seen.is(&recorded.uid, &recorded.resource_version))
     }
 
     /// The target that was last written under another name and is ours to delete.
@@ -228,7 +228,7 @@ impl<'a> View<'a> {
         let observed = self.observed_client();
         match (self.o.client_seen, observed) {
             (Seen::Present(seen), Some(recorded)) => {
-                seen.uid == recorded.uid && seen.resource_version == recorded.resource_version
+                seen.is(&recorded.uid, &recorded.resource_version)
             }
             (Seen::Present(_), None) => self.adopted,
             _ => false,

@@ -244,10 +244,7 @@ impl Broker {
     /// [`Broker::dispatch`] names the key.
     pub fn prepare(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
         let open = self.origins.values_mut().filter(|o| o.hold.is_none());
-        let waiting = open.filter(|origin| origin.line.is_waited_in());
-        waiting
-            .flat_map(|origin| origin.line.prepare(now))
-            .collect()
+        open.flat_map(|origin| origin.line.prepare(now)).collect()
     }
 
     /// When [`Broker::dispatch`], [`Broker::prepare`] or [`Broker::call`] may have something that it

@@ -72,6 +72,9 @@ impl Line {
 
     /// The keys whose moment is near, each once.
     pub(super) fn prepare(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
+        if self.later.is_empty() {
+            return Vec::new();
+        }
         let near = ..=(plus(now, LEAD), u64::MAX);
         let unprepared = self.later.range_mut(near).filter(|(_, e)| !e.prepared);
         let prepared = unprepared.map(|(_, entry)| {
@@ -83,9 +86,6 @@ impl Line {
 
     /// When somebody may go, or is to be prepared, after now.
     pub(super) fn opens(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.later.is_empty() {
-            return None;
-        }
         let go = self.later.keys().map(|(at, _)| *at).find(|at| *at > now);
         let unprepared = self.later.iter().filter(|(_, entry)| !entry.prepared);
         let mut prepare = unprepared.map(|((at, _), _)| *at - LEAD);
@@ -93,11 +93,6 @@ impl Line {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// Somebody's moment is still to come.
-    pub(super) fn is_waited_in(&self) -> bool {
-        !self.later.is_empty()
     }
 
     /// Nobody stands in it.

@@ -23,7 +23,7 @@ use self::{
 use super::{CommandError, complain, print, reach};
 use crate::{
     Clock, SystemClock,
-    decide::{Credential, Name},
+    decide::{Credential, Name, ownership::timestamp},
     kubernetes::watch,
 };
 
@@ -260,10 +260,7 @@ fn tell(args: &StatusArgs, row: &Row) -> Result<(), CommandError> {
     if args.output == Output::Json {
         return print(&(json(row, false)? + "\n"));
     }
-    let time = |at: Option<jiff::Timestamp>| {
-        at.and_then(|at| jiff::Timestamp::from_second(at.as_second()).ok())
-            .map_or_else(|| "-".to_owned(), |at| at.to_string())
-    };
+    let time = |at: Option<_>| at.map_or_else(|| "-".to_owned(), timestamp);
     let advice = row.advice.as_deref().unwrap_or_default();
     let line = format!(
         "{} {}/{} Ready={} Synced={} expires={} renews={} {advice}",

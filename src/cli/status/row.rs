@@ -1,7 +1,5 @@
 //! One resource as the status command sees it, and how much it needs attention.
 
-use std::cmp::Reverse;
-
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
@@ -141,13 +139,7 @@ pub(super) fn sort(rows: &mut [Row], now: Timestamp) {
         let attention = row.attention(now);
         let troubled = attention < Attention::Pending;
         let expiry = row.expires_at.filter(|_| troubled);
-        (
-            attention,
-            Reverse(troubled && expiry.is_none()),
-            expiry,
-            row.namespace.clone(),
-            row.name.clone(),
-        )
+        (attention, expiry, row.namespace.clone(), row.name.clone())
     });
 }
 

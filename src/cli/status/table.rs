@@ -167,18 +167,16 @@ fn advice(row: &Row, now: Timestamp, room: Room) -> String {
     };
     let mut sentence = String::new();
     if let Some(failure) = &row.failure {
-        let times = if failure.count == 1 { "once" } else { "times" };
-        let count = if failure.count == 1 {
-            String::new()
-        } else {
-            format!("{} ", failure.count)
+        let often = match failure.count {
+            1 => "once".to_owned(),
+            count => format!("{count} times"),
         };
         let next = match failure.retry_time.as_ref().map(|at| at.0) {
             Some(at) if at > now => format!("tried again in {}", brief(at.duration_since(now))),
             Some(_) => "tried again now".to_owned(),
             None => "tried again when something changes".to_owned(),
         };
-        sentence = format!("Failed {count}{times}, {next}. ");
+        sentence = format!("Failed {often}, {next}. ");
     }
     // Control characters of whatever was written into a status end here.
     sentence.extend(advice.chars().map(|c| if c.is_control() { ' ' } else { c }));
