@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
-use testkit::servicenow::Client;
+use testkit::servicenow::{Client, Simulator};
 
 use crate::support::{Scene, data, rules};
 
@@ -41,34 +41,65 @@ fn target(credential: &Value) -> &str {
     target.or(name).expect("a name")
 }
 
+/// Applies a document as people do.
+async fn apply(scene: &Scene, document: &Value) {
+    let apply = [
+        "-n",
+        &scene.namespace,
+        "apply",
+        "--validate=strict",
+        "-f",
+        "-",
+    ];
+    let document = document.to_string();
+    let output = scene.cluster.kubectl_stdin(&apply, &document).await;
+    output.expect_success();
+}
+
+/// What the examples' comments tell people to create: a CA and a certificate, by their names.
+async fn certificates() -> [Value; 2] {
+    let another = Simulator::start_tls().await;
+    let ca = another.ca_pem().expect("an authority");
+    let identity = another.issue_client_certificate("operator");
+    let identity = identity.expect("a certificate").expect("of the authority");
+    [
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "corp-ca"}, "data": {"ca.crt": ca},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "itsm-mtls"},
+            "stringData": {"tls.crt": identity.certificate_pem, "tls.key": identity.key_pem},
+        }),
+    ]
+}
+
 #[tokio::test]
 async fn every_example_is_accepted_and_every_credential_becomes_ready() {
     let scene = Scene::new(Duration::from_secs(1800)).await;
     let credentials = of_kind("ServiceNowCredential");
-    let client = &of_kind("Secret")[0]["stringData"];
-    let part = |key: &str| client[key].as_str().expect("a client").to_owned();
+    let secrets = of_kind("Secret");
+    let part = |key: &str| {
+        let mut values = secrets.iter().filter_map(|s| s["stringData"][key].as_str());
+        values.next().expect("a value").to_owned()
+    };
     let scopes = credentials
         .iter()
         .flat_map(|c| c["spec"]["scopes"].as_array().into_iter().flatten())
         .map(|scope| scope.as_str().expect("a scope").to_owned());
     let client = Client::new(part("client-id"), part("client-secret"));
     scene.instance.add_client(client.with_scopes(scopes));
+    scene.instance.add_user(part("username"), part("password"));
 
+    for document in certificates().await {
+        apply(&scene, &document).await;
+    }
     for mut document in examples() {
         if document["kind"] == "ServiceNowCredential" {
             document["spec"]["instance"] = json!(scene.instance.origin());
         }
-        let apply = [
-            "-n",
-            &scene.namespace,
-            "apply",
-            "--validate=strict",
-            "-f",
-            "-",
-        ];
-        let document = document.to_string();
-        let output = scene.cluster.kubectl_stdin(&apply, &document).await;
-        output.expect_success();
+        apply(&scene, &document).await;
     }
 
     let _operator = scene.operator().await;
@@ -77,13 +108,19 @@ async fn every_example_is_accepted_and_every_credential_becomes_ready() {
         for (kind, reason) in [("Ready", "TokenValid"), ("Synced", "TokenSynced")] {
             scene.await_condition(name, kind, "True", reason).await;
         }
-        let secret = scene.secret(target(&credential)).await.expect("a target");
-        let held = data(&secret);
-        assert!(scene.instance.is_valid(&held["token"]), "{name}");
+        if credential["spec"]["verify"].is_object() {
+            scene
+                .await_condition(name, "Verified", "True", "ProbeSucceeded")
+                .await;
+        }
+        let held = data(&scene.secret(target(&credential)).await.expect("a target"));
         let wanted = credential["spec"]["target"]["data"].as_object();
-        for key in wanted.into_iter().flat_map(|data| data.keys()) {
+        let keys = wanted.map_or_else(|| vec!["token"], |d| d.keys().map(String::as_str).collect());
+        for key in keys {
             assert!(!held[key].is_empty(), "{name}: {key}");
         }
+        let token = held.get("token").or_else(|| held.get("servicenow-token"));
+        assert!(scene.instance.is_valid(token.expect("a token")), "{name}");
     }
 }
 

@@ -95,6 +95,7 @@ impl Cluster {
             resource_version: self.next_version(),
             created_at: wall(now, 0),
             deleting: false,
+            finalizer: false,
             renew_request: None,
             spec: Ok(spec.into()),
             status: Arc::default(),
@@ -215,6 +216,7 @@ impl Cluster {
             controller: None,
             data: BTreeMap::from([("token".to_owned(), b"theirs".to_vec())]),
             ours: Fields::default(),
+            theirs: BTreeMap::from([("token".to_owned(), "kubectl".to_owned())]),
             others: vec!["kubectl".to_owned()],
             last_written_by_us: false,
         };
@@ -228,7 +230,11 @@ impl Cluster {
         let found = self.secrets.get(&secret).map(|s| s.version.clone());
         let uid = match (write, found) {
             (TargetWrite::Create(_), None) => self.next_uid(&secret.name),
-            (TargetWrite::Apply { uid, .. }, Some(found)) if *uid == found.uid => found.uid,
+            (TargetWrite::Apply { uid, .. } | TargetWrite::Merge { uid, .. }, Some(found))
+                if *uid == found.uid =>
+            {
+                found.uid
+            }
             (TargetWrite::Replace { version, .. }, Some(found)) if *version == found => found.uid,
             _ => {
                 return Written {
@@ -302,6 +308,7 @@ fn written(credential: &Credential, desired: &Desired, version: Version) -> Targ
             annotations: desired.annotations.keys().cloned().collect(),
         },
         data,
+        theirs: BTreeMap::new(),
         others: Vec::new(),
         last_written_by_us: true,
     }

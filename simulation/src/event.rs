@@ -95,6 +95,6 @@ pub(crate) enum Fate {
 /// What came of a write.
 pub(crate) enum Outcome {
     Target(WriteOutcome, String, bool),
-    Removed(Result<(), Failure>),
+    Removed(String, Result<(), Failure>),
     Status(Result<Option<String>, Failure>),
 }

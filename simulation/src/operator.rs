@@ -145,9 +145,9 @@ impl Operator {
                 let clients = cluster.clients.iter().map(|(n, c)| (n, &c.version));
                 let targets = cluster.secrets.iter().map(|(n, t)| (n, &t.version));
                 for (name, version) in clients.chain(targets) {
-                    woken.extend(store.secret_listed(&mut relist, name, version.clone()));
+                    woken.extend(store.secrets.listed(&mut relist, name, version.clone()));
                 }
-                woken.extend(store.end_secret_relist(&relist));
+                woken.extend(store.secrets.end_relist(&relist));
                 self.core.all_listed();
             }
         }
@@ -163,8 +163,8 @@ impl Operator {
         let woken = match news {
             News::Resource(credential) => store.apply(Credential::clone(&credential)),
             News::ResourceGone(name) => store.remove(&name),
-            News::Secret(name, version) => store.secret_applied(&name, version),
-            News::SecretGone(name, version) => store.secret_deleted(&name, &version),
+            News::Secret(name, version) => store.secrets.applied(&name, version),
+            News::SecretGone(name, version) => store.secrets.deleted(&name, &version),
         };
         self.core.wake(woken);
     }

@@ -131,9 +131,9 @@ impl Run {
                     write: what,
                     put_back,
                 } => write(Call::Write(what, put_back)),
-                Step::RemovePrevious { name, uid } => write(Call::RemovePrevious(name, uid)),
-                // The core has asked.
-                Step::Ask(_) => None,
+                Step::RemovePrevious { name, uid, .. } => write(Call::RemovePrevious(name, uid)),
+                // The core has asked; no resource here merges or restarts.
+                Step::Ask(_) | Step::SetFinalizer(_) | Step::Restart { .. } => None,
             };
             if let Some(operator) = self.operator(index, epoch) {
                 operator.rounds[slot] = Some(active);
@@ -228,6 +228,7 @@ fn brief(step: &Step) -> String {
             let how = match **write {
                 TargetWrite::Create(_) => "creates",
                 TargetWrite::Apply { .. } => "applies",
+                TargetWrite::Merge { .. } => "merges",
                 TargetWrite::Replace { .. } => "replaces",
             };
             let expiry = write.desired().annotations.get("snowcred.dev/expires-at");

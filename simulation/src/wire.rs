@@ -8,10 +8,11 @@ use rand::Rng as _;
 use servicenow_credential_operator::{
     api::{ClientAuthentication, Instance as Origin, Reason},
     decide::{
-        Credential, Failure,
+        Credential, Failure, Name,
         failure::Class,
-        observed::{ClientRead, WriteOutcome},
+        observed::{ByRole, ClientRead, WriteOutcome},
     },
+    kubernetes::ReferencesRead,
     servicenow::{SharingKey, TokenAnswer},
 };
 use zeroize::Zeroizing;
@@ -181,13 +182,16 @@ impl Run {
         match (what, credential) {
             (Read::Client, Some(credential)) => {
                 let read = if fails {
-                    Err(failed())
+                    ReferencesRead {
+                        found: ByRole::default(),
+                        client: Err(failed()),
+                    }
                 } else {
                     self.read_client(&credential)
                 };
                 if let Some(operator) = self.operator(index, epoch) {
                     let core = &mut operator.core;
-                    core.client_read(&active.name, &mut active.round, read);
+                    core.references_read(&active.name, &mut active.round, read);
                 }
             }
             (_, Some(credential)) => {
@@ -211,23 +215,36 @@ impl Run {
         self.turn(index, epoch)
     }
 
-    fn read_client(
-        &mut self,
-        credential: &Credential,
-    ) -> Result<(Arc<SharingKey>, ClientRead), Failure> {
-        let missing = || Failure::new(Reason::ClientSecretMissing, "there is no client Secret");
-        let secret = credential.client_secret().ok_or_else(missing)?;
-        let found = self.cluster.clients.get(&secret).ok_or_else(missing)?;
+    fn read_client(&mut self, credential: &Credential) -> ReferencesRead {
+        let secret = credential.references().next().map(|(_, _, secret)| secret);
+        let found = secret
+            .as_ref()
+            .and_then(|secret| self.cluster.clients.get(secret));
+        let (Some(secret), Some(found)) = (secret, found) else {
+            let missing = Failure::new(Reason::ClientSecretMissing, "there is no client Secret");
+            return ReferencesRead {
+                found: [Some(None), None, None, None],
+                client: Err(missing),
+            };
+        };
         let read = ClientRead {
-            version: found.version.clone(),
+            versions: [Some(found.version.clone()), None, None, None],
             client_id: "id".to_owned(),
             trimmed: false,
         };
+        let found = found.clone();
+        ReferencesRead {
+            found: [Some(Some(found.version)), None, None, None],
+            client: self.key_of(&secret, found.secret).map(|key| (key, read)),
+        }
+    }
+
+    fn key_of(&mut self, secret: &Name, version: u32) -> Result<Arc<SharingKey>, Failure> {
         let mut numbers = secret.name.split('-').skip(1).map(str::parse::<usize>);
         let mut next = || numbers.next().and_then(Result::ok).unwrap_or_default();
-        let client = (next(), next(), found.secret);
+        let client = (next(), next(), version);
         if let Some(key) = self.keys.get(&client) {
-            return Ok((key.clone(), read));
+            return Ok(key.clone());
         }
         let origin = Origin::parse(&format!("sim{}", client.0))
             .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
@@ -239,7 +256,7 @@ impl Run {
             &[],
         ));
         self.keys.insert(client, key.clone());
-        Ok((key, read))
+        Ok(key)
     }
 
     /// A write reaches the API server, whatever has become of the operator.
@@ -289,7 +306,7 @@ impl Run {
                     self.cluster.remove_previous(&name(&old), &uid);
                 }
                 let good = takes_effect && heard;
-                Outcome::Removed(good.then_some(()).ok_or_else(failed))
+                Outcome::Removed(old, good.then_some(()).ok_or_else(failed))
             }
             Call::Status => {
                 let Some(status) = status else { return Ok(()) };
@@ -358,7 +375,7 @@ impl Run {
                     put_back_at,
                 );
             }
-            Outcome::Removed(removed) => active.round.previous_removed(removed),
+            Outcome::Removed(old, removed) => active.round.previous_removed(old, removed),
             Outcome::Status(written) => {
                 if let Some(settle) = &mut active.settle {
                     match written {

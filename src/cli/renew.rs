@@ -251,6 +251,7 @@ mod tests {
             resource_version: "1".to_owned(),
             created_at: at(0),
             deleting: false,
+            finalizer: false,
             renew_request: Some("asked".to_owned()),
             spec: Ok(ServiceNowCredentialSpec::default().into()),
             status: Arc::new(status),

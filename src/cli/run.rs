@@ -23,7 +23,7 @@ use crate::{
     controller::{Bounds, Candidate, Controller, Parts, Scope, identity},
     decide::observed::Policy,
     kubernetes::{Cluster, Fence, LeaseObject, connect},
-    servicenow::TokenEndpoint,
+    servicenow::Endpoint,
     telemetry::{self, Health, LogFormat, Metrics},
 };
 
@@ -146,7 +146,7 @@ async fn serve(
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "starting");
     let client = connect(None).await.map_err(CommandError::failed)?;
     let timeout = Duration::try_from(args.request_timeout).unwrap_or(Duration::from_secs(15));
-    let endpoint = TokenEndpoint::new(timeout)
+    let endpoint = Endpoint::new(timeout)
         .map_err(|error| CommandError::failed(format!("cannot set up the HTTP client: {error}")))?;
     let reporter = std::env::var("HOSTNAME").unwrap_or_else(|_| crate::FIELD_MANAGER.to_owned());
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));

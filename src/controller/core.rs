@@ -1,26 +1,27 @@
 //! The operator's state in one place: what the watches told, who waits for what, and what is
 //! remembered. No I/O and no clock, so that a simulation can drive the very same state.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::queue::Queue;
 use crate::{
-    api::Reason,
+    api::{Reason, Workload},
     decide::{
         Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish, abandon,
+        after::{Probe, Probes, Restart},
         backoff::LONGEST_WAIT,
         decide, fail,
         failure::class_of,
-        observed::{Basis, CheckedSpec, ClientRead, Policy, WriteOutcome},
+        observed::{Basis, ByRole, CheckedSpec, ClientRead, Policy, WriteOutcome},
         ownership::TargetObject,
         renewal::plus,
         validity_of,
     },
-    kubernetes::Store,
-    servicenow::{Ask, Broker, Exchange, Limits, SharedFailure, SharingKey, Urgency},
+    kubernetes::{ReferencesRead, Store},
+    servicenow::{Ask, Broker, Exchange, Limits, Probed, SharedFailure, SharingKey, Urgency},
 };
 
 /// Store, queue, broker and memories.
@@ -33,6 +34,9 @@ pub struct Core {
     pub broker: Broker,
     policy: Policy,
     memories: Memories,
+    probes: Probes,
+    /// Probes that are to be sent.
+    unsent: Vec<(Arc<SharingKey>, Probe)>,
     pending: HashMap<Name, Pending>,
     reconciling: usize,
     listed: bool,
@@ -72,13 +76,25 @@ pub struct Round {
     unreadable: Option<Failure>,
     written: Option<(String, WriteOutcome)>,
     changed: u32,
-    removed: Option<Result<(), Failure>>,
+    removed: BTreeMap<String, Result<(), Failure>>,
+    finalized: Option<Result<(), Failure>>,
+    restarted: Vec<(Workload, Restart)>,
 }
 
 impl Round {
     /// The target of the old name was removed, or could not be.
-    pub fn previous_removed(&mut self, removed: Result<(), Failure>) {
-        self.removed = Some(removed);
+    pub fn previous_removed(&mut self, name: String, removed: Result<(), Failure>) {
+        self.removed.insert(name, removed);
+    }
+
+    /// A workload was restarted, or could not be.
+    pub fn workload_restarted(&mut self, workload: Workload, restart: Restart) {
+        self.restarted.push((workload, restart));
+    }
+
+    /// Our finalizer is as it shall be, or could not be set.
+    pub fn finalizer_set(&mut self, set: Result<(), Failure>) {
+        self.finalized = Some(set);
     }
 }
 
@@ -98,6 +114,8 @@ impl Core {
             broker: Broker::new(limits),
             policy,
             memories: HashMap::default(),
+            probes: Probes::default(),
+            unsent: Vec::new(),
             pending: HashMap::default(),
             reconciling: 0,
             listed: false,
@@ -243,13 +261,15 @@ impl Core {
                 let request = credential.renew_request.clone();
                 memory.renew_request = request.map(|value| (value, now));
             }
-            let seen = credential
-                .client_secret()
-                .map(|secret| self.store.seen(&secret));
-            let still = |p: &Pending| {
-                matches!(seen, Some(Seen::Present(version)) if *version == p.client.version)
-                    && p.basis == basis_of(credential)
+            let as_read = |pending: &Pending| {
+                let mut deciding = credential.references().filter(|(r, ..)| r.decides_token());
+                deciding.all(|(role, kind, object)| {
+                    let read = pending.client.versions[role as usize].as_ref();
+                    matches!(self.store.objects(kind).seen(&object), Seen::Present(seen)
+                        if Some(seen) == read)
+                })
             };
+            let still = |p: &Pending| as_read(p) && p.basis == basis_of(credential);
             if let Some(pending) = self.pending.remove(name) {
                 if still(&pending) {
                     round.asked_at = Some(pending.asked_at);
@@ -264,11 +284,13 @@ impl Core {
 
     /// The resource that a round is about; `None` when it is gone.
     pub fn subject(&self, name: &Name, round: &Round) -> Option<Arc<Credential>> {
-        let known = self.store.get(name)?;
-        match &round.credential {
-            Some(begun) if begun.uid != known.uid => None,
-            Some(begun) => Some(begun.clone()),
-            None => Some(known.clone()),
+        match (&round.credential, self.store.get(name)) {
+            // It goes when it is let go, and what came of that is still to be told.
+            (Some(begun), None) if begun.deleting => Some(begun.clone()),
+            (_, None) => None,
+            (Some(begun), Some(known)) if begun.uid != known.uid => None,
+            (Some(begun), Some(_)) => Some(begun.clone()),
+            (None, Some(known)) => Some(known.clone()),
         }
     }
 
@@ -345,7 +367,12 @@ impl Core {
         let credential = &*self.subject(name, round)?;
         let fallback = Memory::default();
         let memory = self.memories.get(name).map_or(&fallback, |(_, m)| m);
-        let seen = |secret: Option<Name>| secret.map_or(&Seen::Unknown, |s| self.store.seen(&s));
+        let seen =
+            |secret: Option<Name>| secret.map_or(&Seen::Unknown, |s| self.store.secrets.seen(&s));
+        let mut references = ByRole::default();
+        for (role, kind, object) in credential.references() {
+            references[role as usize] = Some(self.store.objects(kind).seen(&object));
+        }
         let (client, exchange) = match &round.client {
             None => (None, None),
             Some(Err(failure)) => (Some(Err(failure)), None),
@@ -371,7 +398,7 @@ impl Core {
             policy: &self.policy,
             credential,
             memory,
-            client_seen: seen(credential.client_secret()),
+            references,
             target_seen,
             previous_seen,
             rival: self.store.rival(credential),
@@ -383,34 +410,31 @@ impl Core {
             target: &round.target,
             unreadable: round.unreadable.as_ref(),
             written: round.written.as_ref(),
-            removed: round.removed.as_ref(),
+            removed: &round.removed,
+            finalized: round.finalized.as_ref(),
+            restarted: &round.restarted,
+            probes: &self.probes,
         }))
     }
 
-    /// The client Secret was read, or could not be.
-    pub fn client_read(
-        &mut self,
-        name: &Name,
-        round: &mut Round,
-        read: Result<(Arc<SharingKey>, ClientRead), Failure>,
-    ) {
-        let found = match &read {
-            Ok((_, client)) => Some(Some(client.version.clone())),
-            Err(failure) => (failure.reason() == Reason::ClientSecretMissing).then_some(None),
-        };
-        let secret = self.named(name, round, Credential::client_secret);
-        if let (Some(secret), Some(found)) = (secret, found) {
-            let woken = self.store.secret_read(&secret, found);
-            self.wake_others(name, woken);
+    /// The objects that the spec refers to were read, or could not be.
+    pub fn references_read(&mut self, name: &Name, round: &mut Round, read: ReferencesRead) {
+        if let Some(subject) = self.subject(name, round) {
+            for (role, kind, object) in subject.references() {
+                if let Some(found) = &read.found[role as usize] {
+                    let woken = self.store.objects_mut(kind).read(&object, found.clone());
+                    self.wake_others(name, woken);
+                }
+            }
         }
-        round.client = Some(read);
+        round.client = Some(read.client);
     }
 
     /// The target was read, or does not exist.
     pub fn target_read(&mut self, name: &Name, round: &mut Round, target: Option<TargetObject>) {
         if let Some(secret) = self.named(name, round, Credential::target_secret) {
             let version = target.as_ref().map(|t| t.version.clone());
-            let woken = self.store.secret_read(&secret, version);
+            let woken = self.store.secrets.read(&secret, version);
             self.wake_others(name, woken);
         }
         round.target = Some(target);
@@ -461,7 +485,7 @@ impl Core {
         match &outcome {
             WriteOutcome::Done(version) => {
                 if let Some(secret) = self.named(name, round, Credential::target_secret) {
-                    let woken = self.store.secret_applied(&secret, version.clone());
+                    let woken = self.store.secrets.applied(&secret, version.clone());
                     self.wake_others(name, woken);
                 }
                 if let Some(at) = put_back_at {
@@ -474,14 +498,15 @@ impl Core {
                 round.target = None;
                 round.exchange = None;
             }
-            WriteOutcome::Failed(_) => {}
+            WriteOutcome::Conflict(_) | WriteOutcome::Failed(_) => {}
         }
         round.written = Some((sha256, outcome));
     }
 
     /// A reconcile has settled: memory and timer are set, and an unanswered request is kept.
     pub fn settled(&mut self, name: &Name, round: Round, settle: Settle) {
-        let Some(subject) = self.subject(name, &round) else {
+        let subject = self.subject(name, &round);
+        let (Some(subject), Some(_)) = (subject, self.store.get(name)) else {
             self.forget(name);
             return;
         };
@@ -500,6 +525,11 @@ impl Core {
         let urgency = self.urgency(name);
         self.queue.schedule(name, settle.wake, urgency);
         let client = round.client.and_then(Result::ok);
+        if let (Some(probe), Some((key, _))) = (settle.probe, &client)
+            && self.probes.wait(&probe, name, self.now)
+        {
+            self.unsent.push((key.clone(), probe));
+        }
         if settle.outcome != Outcome::Waiting {
             let sleeps = matches!(settle.outcome, Outcome::Failed(reason)
                 if class_of(reason).is_of_origin());
@@ -521,6 +551,23 @@ impl Core {
             // Whoever wants nothing any more, sends nothing either.
             self.broker.unask(&key, name);
         }
+    }
+
+    /// The probes that go out now. Each is to be followed by one [`Core::probed`].
+    pub fn take_probes(&mut self) -> Vec<(Arc<SharingKey>, Probe)> {
+        std::mem::take(&mut self.unsent)
+    }
+
+    /// What came of a probe.
+    pub fn probed(&mut self, probe: &Probe, probed: Probed, now: Timestamp) {
+        let woken = self.probes.done(probe, probed, now);
+        self.wake(woken);
+    }
+
+    /// Forgets what nobody uses any more.
+    pub fn sweep(&mut self, now: Timestamp) {
+        self.broker.sweep(now);
+        self.probes.sweep(now);
     }
 
     /// A resource is gone: nothing of it stays. One that has taken its name is still to be looked

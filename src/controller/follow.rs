@@ -2,23 +2,62 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt as _, stream::select_all};
+use futures::{
+    StreamExt as _,
+    stream::{BoxStream, SelectAll, select_all},
+};
 use kube::runtime::watcher::{self, Event};
 
 use super::Controller;
 use crate::{
-    decide::Credential,
+    decide::{Credential, observed::Kind},
     kubernetes::{
         Relist,
-        watch::{self, SeenSecret},
+        watch::{self, SeenObject},
     },
 };
 
 /// What `/readyz` is told about.
 const TOPIC: &str = "lists";
 
+/// The watches of one kind, one for each namespace of the scope.
+struct Watches<T> {
+    events: SelectAll<BoxStream<'static, (usize, watcher::Result<Event<T>>)>>,
+    lists: Vec<Relist>,
+    listed: Vec<bool>,
+}
+
+impl<T: 'static> Watches<T> {
+    fn new(
+        scopes: &[Option<&str>],
+        watch: impl Fn(Option<&str>) -> BoxStream<'static, watcher::Result<Event<T>>>,
+    ) -> Self {
+        let streams = scopes.iter().enumerate().map(|(index, namespace)| {
+            let events = watch(*namespace);
+            events.map(move |event| (index, event)).boxed()
+        });
+        Self {
+            events: select_all(streams),
+            lists: scopes.iter().map(|_| Relist::default()).collect(),
+            listed: vec![false; scopes.len()],
+        }
+    }
+
+    /// The next event, and of which namespace; `None` when a watch has ended, which none should.
+    async fn next(&mut self) -> Option<(usize, watcher::Result<Event<T>>)> {
+        let (index, event) = self.events.next().await?;
+        self.listed[index] |= matches!(event, Ok(Event::InitDone));
+        Some((index, event))
+    }
+
+    /// The first list of each namespace is complete.
+    fn is_listed(&self) -> bool {
+        self.listed.iter().all(|listed| *listed)
+    }
+}
+
 impl Controller {
-    /// Follows the resources, and once they are all known, the Secrets that they name. Returns
+    /// Follows the resources, and once they are all known, the objects that they name. Returns
     /// only when a watch has ended, which none should.
     pub(super) async fn follow(self: Arc<Self>) {
         let scopes: Vec<Option<&str>> = match &self.scope.namespaces {
@@ -29,39 +68,47 @@ impl Controller {
                 .collect(),
         };
         let selector = self.scope.selector.as_deref();
-        let mut credentials = select_all(scopes.iter().enumerate().map(|(index, namespace)| {
-            watch::credentials(self.client.clone(), *namespace, selector).map(move |e| (index, e))
-        }));
-        let mut secrets = select_all(scopes.iter().enumerate().map(|(index, namespace)| {
-            watch::secrets(self.client.clone(), *namespace).map(move |e| (index, e))
-        }));
-        let lists = || scopes.iter().map(|_| Relist::default()).collect::<Vec<_>>();
-        let (mut credential_lists, mut secret_lists) = (lists(), lists());
-        let mut unlisted = (scopes.len(), scopes.len());
-        let mut listed = (vec![false; scopes.len()], vec![false; scopes.len()]);
+        let mut credentials = Watches::new(&scopes, |namespace| {
+            watch::credentials(self.client.clone(), namespace, selector)
+        });
+        let objects = |kind| {
+            let client = self.client.clone();
+            Watches::new(&scopes, move |namespace| {
+                watch::objects(client.clone(), kind, namespace)
+            })
+        };
+        let mut secrets = objects(Kind::Secret);
+        // Most fleets name no ConfigMap, and then none is watched.
+        let mut config_maps: Option<Watches<SeenObject>> = None;
         loop {
-            // The Secrets are listed after the resources: only then it is known which are named.
-            let resources_known = unlisted.0 == 0;
+            // Only when all resources are known it is known which objects they name.
+            let known = credentials.is_listed();
             tokio::select! {
-                Some((index, event)) = credentials.next() => {
-                    let done = matches!(event, Ok(Event::InitDone));
-                    self.on_credential(scopes[index], &mut credential_lists[index], event);
-                    if done && !std::mem::replace(&mut listed.0[index], true) {
-                        unlisted.0 -= 1;
+                event = credentials.next() => {
+                    let Some((index, event)) = event else { return };
+                    self.on_credential(scopes[index], &mut credentials.lists[index], event);
+                    if !known && credentials.is_listed() {
                         self.say_waiting("the list of Secrets is not complete yet");
                     }
                 }
-                Some((index, event)) = secrets.next(), if resources_known => {
-                    let done = matches!(event, Ok(Event::InitDone));
-                    self.on_secret(scopes[index], &mut secret_lists[index], event);
-                    if done && !std::mem::replace(&mut listed.1[index], true) {
-                        unlisted.1 -= 1;
-                    }
-                    if unlisted.1 == 0 {
-                        self.all_listed();
-                    }
+                event = secrets.next(), if known => {
+                    let Some((index, event)) = event else { return };
+                    self.on_object(Kind::Secret, scopes[index], &mut secrets.lists[index], event);
                 }
-                else => return,
+                event = next_of(&mut config_maps), if known => {
+                    let (Some((index, event)), Some(watches)) = (event, &mut config_maps) else {
+                        return;
+                    };
+                    self.on_object(Kind::ConfigMap, scopes[index], &mut watches.lists[index], event);
+                }
+            }
+            let named = self.with_core(|core| !core.store.config_maps.is_empty());
+            if named != config_maps.is_some() {
+                config_maps = named.then(|| objects(Kind::ConfigMap));
+            }
+            let listed = |watches: &Watches<SeenObject>| watches.is_listed();
+            if known && secrets.is_listed() && config_maps.as_ref().is_none_or(listed) {
+                self.all_listed();
             }
         }
     }
@@ -113,27 +160,29 @@ impl Controller {
         self.wake(woken);
     }
 
-    fn on_secret(
+    fn on_object(
         &self,
+        kind: Kind,
         namespace: Option<&str>,
         relist: &mut Relist,
-        event: watcher::Result<Event<SeenSecret>>,
+        event: watcher::Result<Event<SeenObject>>,
     ) {
         let event = match event {
             Ok(event) => event,
-            Err(error) => return self.watch_failed("Secrets", &error),
+            Err(error) => return self.watch_failed(&format!("{}s", kind.as_str()), &error),
         };
-        let woken = self.with_core(|core| match event {
-            Event::Apply((name, version)) => core.store.secret_applied(&name, version),
-            Event::Delete((name, version)) => {
-                core.store.secret_deleted(&name, &version.resource_version)
-            }
-            Event::Init => {
+        let woken = self.with_core(|core| {
+            if let Event::Init = event {
                 *relist = core.store.begin_relist(namespace);
-                Vec::new()
             }
-            Event::InitApply((name, version)) => core.store.secret_listed(relist, &name, version),
-            Event::InitDone => core.store.end_secret_relist(relist),
+            let objects = core.store.objects_mut(kind);
+            match event {
+                Event::Apply((name, version)) => objects.applied(&name, version),
+                Event::Delete((name, version)) => objects.deleted(&name, &version.resource_version),
+                Event::Init => Vec::new(),
+                Event::InitApply((name, version)) => objects.listed(relist, &name, version),
+                Event::InitDone => objects.end_relist(relist),
+            }
         });
         self.wake(woken);
     }
@@ -144,6 +193,16 @@ impl Controller {
         if !self.with_core(|core| core.is_listed()) {
             self.say_waiting(&format!("the list of {what} failed: {why}"));
         }
+    }
+}
+
+/// The next event of watches that there may be; of none, there is never one.
+async fn next_of<T: 'static>(
+    watches: &mut Option<Watches<T>>,
+) -> Option<(usize, watcher::Result<Event<T>>)> {
+    match watches {
+        Some(watches) => watches.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -31,9 +31,9 @@ pub use self::{
 use crate::{
     Clock,
     api::Reason,
-    decide::{Failure, Name, observed::Policy},
+    decide::{Failure, Name, after::Probe, observed::Policy},
     kubernetes::Cluster,
-    servicenow::{Prepared, SharingKey, TokenEndpoint},
+    servicenow::{Endpoint, Prepared, SharingKey, judge_probe},
     telemetry::{Health, Metrics},
 };
 
@@ -63,7 +63,7 @@ pub struct Controller {
     changed: Notify,
     cluster: Cluster,
     client: Client,
-    endpoint: TokenEndpoint,
+    endpoint: Endpoint,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -90,7 +90,7 @@ pub struct Parts {
     /// The Kubernetes API, for single objects.
     pub cluster: Cluster,
     /// The instances.
-    pub endpoint: TokenEndpoint,
+    pub endpoint: Endpoint,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where to count.
@@ -161,7 +161,8 @@ impl Controller {
             self.look_at_the_clock(&mut clocks);
             if swept.elapsed() > SWEEP_EVERY {
                 swept = Instant::now();
-                self.with_core(|core| core.broker.sweep(self.clock.now()));
+                self.with_core(|core| core.sweep(self.clock.now()));
+                self.endpoint.sweep();
                 self.with_prepared(|prepared| prepared.retain(|_, request| !request.is_over()));
             }
             let next = self.spawn_ready(&mut work, stopping.is_some());
@@ -222,12 +223,13 @@ impl Controller {
     /// Starts what may start now; returns when there may be more.
     fn spawn_ready(self: &Arc<Self>, work: &mut JoinSet<()>, stopping: bool) -> Option<Timestamp> {
         let now = self.clock.now();
-        let (names, keys, near, next) = self.with_core(|core| {
-            let (keys, near) = if stopping {
-                (Vec::new(), Vec::new())
+        let (names, keys, near, probes, next) = self.with_core(|core| {
+            let (keys, near, probes) = if stopping {
+                (Vec::new(), Vec::new(), Vec::new())
             } else {
                 core.call_probers(now);
-                (core.broker.dispatch(now), core.broker.prepare(now))
+                let keys = core.broker.dispatch(now);
+                (keys, core.broker.prepare(now), core.take_probes())
             };
             let mut names = Vec::new();
             while core.reconciling() < self.bounds.concurrency
@@ -240,6 +242,7 @@ impl Controller {
                 names,
                 keys,
                 near,
+                probes,
                 timers.into_iter().flatten().filter(|at| *at > now).min(),
             )
         });
@@ -255,7 +258,28 @@ impl Controller {
             let controller = self.clone();
             work.spawn(async move { controller.exchange(&key).await });
         }
+        for (key, probe) in probes {
+            let controller = self.clone();
+            work.spawn(async move { controller.try_out(&key, &probe).await });
+        }
         next
+    }
+
+    /// Uses a token once, and tells those who want to know what came back.
+    async fn try_out(&self, key: &SharingKey, probe: &Probe) {
+        let request = async {
+            self.cluster.may_begin()?;
+            let (origin, tls) = (key.origin(), key.tls());
+            self.endpoint
+                .get(origin, tls, &probe.path, &probe.token)
+                .await
+        };
+        let answer = AssertUnwindSafe(request).catch_unwind().await;
+        let answer = answer.unwrap_or_else(|_| Err(panicked("trying a token out")));
+        let probed = judge_probe(&probe.path, answer.as_ref());
+        let now = self.clock.now();
+        self.with_core(|core| core.probed(probe, probed, now));
+        self.changed.notify_one();
     }
 
     /// One token request, and the wakes that its answer brings.

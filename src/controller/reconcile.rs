@@ -8,14 +8,20 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Controller, Round, panicked};
 use crate::{
     api::Reason,
-    decide::{Name, Outcome, Settle, Step, observed::WriteOutcome},
-    kubernetes::read_client,
+    decide::{
+        Name, Outcome, Settle, Step,
+        after::Restart,
+        observed::WriteOutcome,
+        ownership::{TargetObject, field_manager},
+    },
+    kubernetes::read_references,
     micro_time,
     servicenow::Urgency,
 };
 
-/// No chain of steps is longer than this; a longer one is a bug.
-const STEP_LIMIT: usize = 24;
+/// No chain of steps is longer than this, with all the workloads that a spec may name; a longer one
+/// is a bug.
+const STEP_LIMIT: usize = 64;
 
 impl Controller {
     /// Reconciles one resource; `None` where it is gone.
@@ -43,15 +49,19 @@ impl Controller {
         match step {
             Step::ReadClient => {
                 let Ok(spec) = &credential.spec else { return };
-                let read = read_client(&self.cluster, &credential, spec).await;
-                self.with_core(|core| core.client_read(name, round, read));
+                let read = read_references(&self.cluster, &credential, spec).await;
+                self.with_core(|core| core.references_read(name, round, read));
             }
             Step::ReadTarget => {
                 let Ok(spec) = &credential.spec else { return };
                 let target = spec.target_name(&name.name);
+                let manager = field_manager(&name.name, spec.creation_policy());
                 let read = self.cluster.read_secret(&name.namespace, target).await;
                 self.with_core(|core| match read {
-                    Ok(secret) => core.target_read(name, round, secret.map(Into::into)),
+                    Ok(secret) => {
+                        let target = secret.map(|secret| TargetObject::new(secret, &manager));
+                        core.target_read(name, round, target);
+                    }
                     Err(failure) => core.target_unreadable(round, failure),
                 });
             }
@@ -67,9 +77,26 @@ impl Controller {
                     core.target_written(name, round, sha256, outcome, put_back_at)
                 });
             }
-            Step::RemovePrevious { name: old, uid } => {
-                let removed = self.cluster.remove_target(&credential, &old, &uid).await;
-                round.previous_removed(removed);
+            Step::RemovePrevious {
+                name: old,
+                uid,
+                policy,
+            } => {
+                let removed = self.cluster.remove_target(&credential, &old, &uid, policy);
+                round.previous_removed(old.clone(), removed.await);
+            }
+            Step::SetFinalizer(there) => {
+                let set = self.cluster.set_finalizer(&credential, there).await;
+                round.finalizer_set(set);
+            }
+            Step::Restart { workload, at } => {
+                let restart = self.cluster.restart(&credential, &workload, at).await;
+                if let Restart::Done = restart {
+                    self.metrics.workload_restarted();
+                    let (kind, workload) = (workload.kind.as_str(), &workload.name);
+                    tracing::info!(resource = %name, kind, workload, "workload restarted");
+                }
+                round.workload_restarted(workload, restart);
             }
             // The core has asked.
             Step::Ask(_) | Step::Settle(_) => {}

@@ -23,8 +23,8 @@ use crate::{
         Credential, Failure, Name, Outcome, Step,
         observed::{ClientRead, Policy, Version},
     },
-    kubernetes::{Cluster, Fence},
-    servicenow::{AccessToken, Ask, SharingKey, TokenAnswer, TokenEndpoint, Urgency},
+    kubernetes::{Cluster, Fence, ReferencesRead},
+    servicenow::{AccessToken, Ask, Endpoint, SharingKey, TokenAnswer, Urgency},
     telemetry::{Health, Metrics},
 };
 
@@ -54,7 +54,7 @@ fn controller(clock: Arc<dyn Clock>, fence: Fence) -> Arc<Controller> {
     let parts = Parts {
         cluster: Cluster::new(client.clone(), "test".to_owned(), fence),
         client,
-        endpoint: TokenEndpoint::new(Duration::from_secs(1)).unwrap(),
+        endpoint: Endpoint::new(Duration::from_secs(1)).unwrap(),
         clock,
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(Health::default()),
@@ -85,6 +85,7 @@ fn credential(name: &Name) -> Credential {
         resource_version: "1".to_owned(),
         created_at: Timestamp::UNIX_EPOCH,
         deleting: false,
+        finalizer: false,
         renew_request: None,
         spec: Ok(ServiceNowCredentialSpec::default().into()),
         status: Default::default(),
@@ -203,11 +204,15 @@ fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
         resource_version: "1".to_owned(),
     };
     let read = ClientRead {
-        version,
+        versions: [Some(version.clone()), None, None, None],
         client_id: "id".to_owned(),
         trimmed: false,
     };
-    core.client_read(&name, &mut round, Ok((key.clone(), read)));
+    let read = ReferencesRead {
+        found: [Some(Some(version)), None, None, None],
+        client: Ok((key.clone(), read)),
+    };
+    core.references_read(&name, &mut round, read);
     let step = core.decide(&name, &mut round, now);
     assert!(matches!(step, Some(Step::Settle(end))
         if end.outcome == Outcome::Failed(Reason::InstanceUnavailable)));

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::{
     FIGHT_PERIOD,
-    observed::{ClientRead, Memory, Seen, Version},
+    after::Probe,
+    observed::{ByRole, ClientRead, Memory, Reference, Seen, Version},
     settle::{Outcome, Settle, Transition},
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, ready, set},
     view::View,
@@ -21,6 +22,9 @@ pub(super) struct End<'a> {
     pub(super) status: Arc<ServiceNowCredentialStatus>,
     pub(super) wake: Option<Timestamp>,
     pub(super) memory: Memory,
+    /// News beside those of the condition `Synced`.
+    pub(super) news: Option<Transition>,
+    pub(super) probe: Option<Probe>,
 }
 
 impl<'a> End<'a> {
@@ -34,13 +38,17 @@ impl<'a> End<'a> {
             status: v.o.credential.status.clone(),
             wake: None,
             memory,
+            news: None,
+            probe: None,
         };
         if end.status.token.as_ref() != v.token.as_deref() {
             end.status_mut().token = v.token.as_deref().cloned();
         }
         // What was written is on record whatever else the round comes to, unless something is
         // still to be removed that only the record knows of.
-        let removed = v.previous_target().is_none() || matches!(v.o.removed, Some(Ok(())));
+        let previous = v.previous_target();
+        let removed =
+            previous.is_none_or(|last| matches!(v.o.removed.get(&last.name), Some(Ok(()))));
         if removed && let Some(written) = v.written_target() {
             end.status_mut().target = Some(written);
         }
@@ -133,20 +141,41 @@ impl<'a> End<'a> {
         }
     }
 
+    /// What a request was made of is what was used.
     pub(super) fn observe(&mut self, client: &ClientRead) {
-        self.observe_version(&client.version);
+        self.observe_versions(client.versions.each_ref().map(Option::as_ref));
     }
 
-    pub(super) fn observe_version(&mut self, version: &Version) {
-        let observed = [ObservedObject {
-            kind: "Secret".to_owned(),
-            name: self.v.spec.client.secret_ref.name.clone(),
+    /// What the caches show is what must have been used.
+    pub(super) fn observe_seen(&mut self) {
+        self.observe_versions(self.v.o.references.map(|seen| match seen {
+            Some(Seen::Present(version)) => Some(version),
+            _ => None,
+        }));
+    }
+
+    fn observe_versions(&mut self, versions: ByRole<&Version>) {
+        let references = self.v.spec.references().iter();
+        let used = references.filter_map(|reference| {
+            let version = versions[reference.role as usize]?;
+            Some((reference, version))
+        });
+        let same = |(reference, version): (&Reference, &Version), old: &ObservedObject| {
+            old.kind == reference.kind.as_str()
+                && *old.name == *reference.name
+                && version.is(&old.uid, &old.resource_version)
+        };
+        let old = &self.status.observed;
+        if used.clone().count() == old.len() && used.clone().zip(old).all(|(u, o)| same(u, o)) {
+            return;
+        }
+        let observed = used.map(|(reference, version)| ObservedObject {
+            kind: reference.kind.as_str().to_owned(),
+            name: reference.name.to_string(),
             uid: version.uid.clone(),
             resource_version: version.resource_version.clone(),
-        }];
-        if self.status.observed != observed {
-            self.status_mut().observed = observed.into();
-        }
+        });
+        self.status_mut().observed = observed.collect();
     }
 
     pub(super) fn into_settle(mut self) -> Settle {
@@ -159,7 +188,8 @@ impl<'a> End<'a> {
             .filter(|told| synced.is_some_and(|synced| synced.reason == told.reason.as_str()));
         Settle {
             outcome: self.outcome,
-            transition: news.or(untold),
+            transition: news.or(untold).or(self.news),
+            probe: self.probe,
             status: changed.then_some(self.status),
             wake: self.wake,
             memory: self.memory,

@@ -7,6 +7,7 @@
 //! reads nothing. Every stop between two steps is a place where the operator may die, so a test
 //! can kill it at each of them.
 
+pub mod after;
 pub mod backoff;
 mod end;
 pub mod failure;
@@ -28,18 +29,19 @@ pub use observed::{Credential, Memory, Name, Observed, Seen};
 pub use settle::{Outcome, Settle, Transition};
 
 use crate::{
-    api::{Reason, ServiceNowCredentialSpec},
+    api::{CreationPolicy, Reason, ServiceNowCredentialSpec, TargetStatus, Workload},
     servicenow::{Exchange, Held, Known, Urgency},
 };
-use observed::{ClientRead, WriteOutcome};
-use ownership::{Desired, Ownership, TargetObject, TargetWrite};
+use observed::{ClientRead, Reference, Role, WriteOutcome};
+use ownership::{ALLOW_MERGE, Desired, Ownership, TargetObject, TargetWrite};
 use view::View;
 pub(crate) use view::validity_of;
 
 /// One thing to do.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Read the client Secret, and look its key up with the broker.
+    /// Read the client Secret and whatever else a request is made of, and look its key up with the
+    /// broker.
     ReadClient,
     /// Read the Secret that the target's name stands for.
     ReadTarget,
@@ -52,12 +54,23 @@ pub enum Step {
         /// It restores what somebody else deleted or edited.
         put_back: bool,
     },
-    /// Delete the target that was written under its old name, by uid.
+    /// Delete the target that was written under its old name, by uid; or take our keys out of it.
     RemovePrevious {
         /// The Secret's name.
         name: String,
         /// Its uid.
         uid: String,
+        /// The policy by which it was written.
+        policy: CreationPolicy,
+    },
+    /// Put our finalizer on the resource, or take it off.
+    SetFinalizer(bool),
+    /// Restart a workload, because the token's value has changed.
+    Restart {
+        /// The workload.
+        workload: Workload,
+        /// What its pod template is to say.
+        at: Timestamp,
     },
     /// Write the status if it changed, and wait.
     Settle(Box<Settle>),
@@ -106,9 +119,8 @@ pub fn fail(observed: &Observed<'_>, failure: &Failure) -> Settle {
 
 /// The checks in their order. `Err` is the first that applied, `Ok` the end of the chain.
 fn chain(o: &Observed<'_>) -> Result<Step, Step> {
-    // Its Secret goes by its owner reference.
     if o.credential.deleting {
-        return Err(settle::leave_alone(o).into());
+        return Err(deleted(o));
     }
     let spec = match &o.credential.spec {
         Ok(spec) => spec,
@@ -130,7 +142,7 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
     spec_is_acceptable(&v)?;
     let v = v.with_renewal_time_fit();
     target_is_free(&v)?;
-    client_exists(&v)?;
+    references_exist(&v)?;
     write_has_not_failed(&v)?;
     let v = with_target_read(v)?;
     if !v.needs_token() {
@@ -174,10 +186,6 @@ fn spec_is_acceptable(v: &View<'_>) -> Result<(), Step> {
     if v.o.memory.basis == Some(v.basis) {
         return Ok(());
     }
-    if let Some(what) = not_supported_yet(v) {
-        let message = format!("not supported yet: {what}. Take it out of the spec for now.");
-        return Err(local(Reason::InvalidSpec, message));
-    }
     let instance = v
         .spec
         .instance()
@@ -193,31 +201,6 @@ fn spec_is_acceptable(v: &View<'_>) -> Result<(), Step> {
     v.spec
         .templates()
         .map_err(|failure| settle::failed_locally(v, failure).into())
-}
-
-/// Fields of the resource whose behaviour this version does not have.
-fn not_supported_yet(v: &View<'_>) -> Option<&'static str> {
-    use crate::api::CreationPolicy;
-    let spec = v.spec;
-    if spec
-        .grant
-        .as_ref()
-        .is_some_and(|grant| grant.password.is_some())
-    {
-        return Some("spec.grant.password");
-    }
-    match spec.creation_policy() {
-        CreationPolicy::Owner => {}
-        CreationPolicy::Orphan => return Some("spec.target.creationPolicy: Orphan"),
-        CreationPolicy::Merge => return Some("spec.target.creationPolicy: Merge"),
-    }
-    if spec.verify.is_some() {
-        return Some("spec.verify");
-    }
-    if spec.tls.is_some() {
-        return Some("spec.tls");
-    }
-    (!spec.restart.is_empty()).then_some("spec.restart")
 }
 
 /// No other resource has the same target and comes first.
@@ -237,29 +220,62 @@ fn target_is_free(v: &View<'_>) -> Result<(), Step> {
     Err(settle::failed_locally(v, &failure).into())
 }
 
-/// The client Secret exists, as far as the cache knows.
-fn client_exists(v: &View<'_>) -> Result<(), Step> {
-    if *v.o.client_seen != Seen::Absent {
+/// What the spec refers to exists, as far as the caches know.
+fn references_exist(v: &View<'_>) -> Result<(), Step> {
+    let absent = v.references().find(|(_, seen)| **seen == Seen::Absent);
+    let Some((reference, _)) = absent else {
         return Ok(());
-    }
-    let failure = client_secret_missing(v.spec, &v.o.credential.name.namespace);
+    };
+    let failure = reference_missing(v.spec, reference, &v.o.credential.name.namespace);
     Err(settle::failed_locally(v, &failure).into())
 }
 
-/// What a client Secret that does not exist means, whether a cache or a read says so.
-pub(crate) fn client_secret_missing(spec: &ServiceNowCredentialSpec, namespace: &str) -> Failure {
-    let reference = &spec.client.secret_ref;
+/// What a referenced object that does not exist means, whether a cache or a read says so.
+pub(crate) fn reference_missing(
+    spec: &ServiceNowCredentialSpec,
+    reference: &Reference,
+    namespace: &str,
+) -> Failure {
+    let keys = |keys: &[&str]| {
+        let quoted: Vec<_> = keys.iter().map(|key| format!("{key:?}")).collect();
+        match quoted.as_slice() {
+            [key] => format!("the key {key}"),
+            keys => format!("the keys {}", keys.join(" and ")),
+        }
+    };
+    let client = &spec.client.secret_ref;
+    let (reason, keys) = match reference.role {
+        Role::Client => (
+            Reason::ClientSecretMissing,
+            keys(&[client.client_id_key(), client.client_secret_key()]),
+        ),
+        Role::User => {
+            let user = spec.password_grant().map(|grant| &grant.secret_ref);
+            let names = user.map_or(["", ""], |user| [user.username_key(), user.password_key()]);
+            (Reason::ReferenceMissing, keys(&names))
+        }
+        Role::CaBundle => {
+            let tls = spec.tls.as_ref();
+            let bundle = tls.and_then(|tls| tls.ca_bundle_ref.as_ref());
+            let key = bundle.map_or("", |bundle| &bundle.key);
+            (Reason::ReferenceMissing, keys(&[key]))
+        }
+        Role::ClientCertificate => (Reason::ReferenceMissing, keys(&CERTIFICATE_KEYS)),
+    };
     Failure::new(
-        Reason::ClientSecretMissing,
+        reason,
         format!(
-            "The Secret {:?}, which spec.client.secretRef names, does not exist in namespace \
-             {namespace:?}. Create it with the keys {:?} and {:?}; it is used as soon as it appears.",
+            "The {} {:?}, which {} names, does not exist in namespace {namespace:?}. Create it with \
+             {keys}; it is used as soon as it appears.",
+            reference.kind.as_str(),
             reference.name,
-            reference.client_id_key(),
-            reference.client_secret_key(),
+            reference.role.field(),
         ),
     )
 }
+
+/// The keys of a Secret of type `kubernetes.io/tls` (Kubernetes documentation, "TLS Secrets").
+pub(crate) const CERTIFICATE_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
 
 /// The write of this round has not failed. One that has is tried again later, with what is at hand
 /// then: nothing is read or asked for meanwhile.
@@ -282,30 +298,66 @@ fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
     {
         return Err(settle::failed_locally(&v, failure).into());
     }
+    let merges = v.policy() == CreationPolicy::Merge;
     let target = match (v.o.target, v.o.target_seen) {
-        (Some(target), _) => target,
+        (Some(target), _) => target.as_ref(),
         (None, Seen::Present(_)) => return Err(target_to_be_read(&v)),
-        (None, Seen::Unknown) if v.recorded_target().is_some() => {
+        (None, Seen::Unknown) if merges || v.recorded_target().is_some() => {
             return Err(target_to_be_read(&v));
         }
-        (None, Seen::Unknown | Seen::Absent) => return Ok(v),
+        (None, Seen::Unknown | Seen::Absent) => None,
     };
-    let Some(target) = target else { return Ok(v) };
-    if let Ownership::Foreign(whose) = ownership::judge(target, v.o.credential) {
-        let failure = Failure::new(
-            Reason::TargetConflict,
-            format!(
-                "The Secret {:?} exists and is not this resource's: {whose}. It is left untouched. \
-                 Give this resource another spec.target.name, or delete that Secret if nobody needs it.",
-                v.target_name()
-            ),
-        );
-        return Err(settle::in_conflict(&v, &target.version, &failure).into());
+    let Some(target) = target else {
+        return if merges {
+            Err(target_missing(&v))
+        } else {
+            Ok(v)
+        };
+    };
+    match foreign(&v, target) {
+        Some(failure) => Err(settle::in_conflict(&v, &target.version, &failure).into()),
+        None => Ok(v.adopting(target)),
     }
-    if target.type_ != v.spec.target_type() {
-        return Err(settle::in_conflict(&v, &target.version, &other_type(&v, target)).into());
+}
+
+/// What keeps this resource from writing to the Secret as it was read.
+fn foreign(v: &View<'_>, target: &TargetObject) -> Option<Failure> {
+    let name = v.target_name();
+    let conflict = |message| Some(Failure::new(Reason::TargetConflict, message));
+    match (v.whose(target), v.policy()) {
+        (Ownership::Foreign(whose), CreationPolicy::Merge) => conflict(format!(
+            "The Secret {name:?} is left untouched: {whose}. Set that annotation if it is yours, or \
+             give this resource another spec.target.name."
+        )),
+        (Ownership::Foreign(whose), _) => conflict(format!(
+            "The Secret {name:?} exists and is not this resource's: {whose}. It is left untouched. \
+             Give this resource another spec.target.name, or delete that Secret if nobody needs it."
+        )),
+        (_, CreationPolicy::Merge) => ownership::contested(target, v.spec).and_then(|(key, held)| {
+            let holder = held.map_or_else(|| "somebody else".to_owned(), |held| format!("{held:?}"));
+            conflict(format!(
+                "The key {key:?} of the Secret {name:?} is {holder}'s, who wrote it or has edited it. \
+                 It is left untouched. Take that key out of the Secret, or name another one in \
+                 spec.target.data."
+            ))
+        }),
+        _ if target.type_ != v.spec.target_type() => Some(other_type(v, target)),
+        _ => None,
     }
-    Ok(v.adopting(target))
+}
+
+/// The Secret to merge into does not exist.
+fn target_missing(v: &View<'_>) -> Step {
+    let failure = Failure::new(
+        Reason::TargetMissing,
+        format!(
+            "The Secret {:?} does not exist, and with creationPolicy Merge it is not created. Create \
+             it with the annotation {ALLOW_MERGE}: {}; the keys are written as soon as it appears.",
+            v.target_name(),
+            v.o.credential.name.name
+        ),
+    );
+    settle::failed_locally(v, &failure).into()
 }
 
 /// Only a look at the target tells what to do. One that could not be read is looked at later.
@@ -388,6 +440,7 @@ fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(
         Some((_, WriteOutcome::Changed)) if v.o.target.is_none() => {
             return Err(target_to_be_read(v));
         }
+        Some((_, WriteOutcome::Conflict(said))) => return Err(merge_refused(v, said)),
         Some((_, WriteOutcome::Changed | WriteOutcome::Failed(_))) | None => {}
     }
     let data = v
@@ -401,11 +454,25 @@ fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(
         return Err(settle::failed_alone(v, &fight(v)).into());
     }
     let desired = Desired::new(v.o.credential, v.spec, held, data);
+    let merges = v.policy() == CreationPolicy::Merge;
+    // Its keys are taken out again by the finalizer, so that is there first.
+    if merges && !v.o.credential.finalizer {
+        finalizer_is(v, true)?;
+    }
     let write = match (v.o.target, v.o.target_seen) {
+        (Some(Some(TargetObject { version, .. })), _) | (None, Seen::Present(version))
+            if merges =>
+        {
+            TargetWrite::Merge {
+                uid: version.uid.clone(),
+                desired,
+            }
+        }
+        _ if merges => return Err(target_missing(v)),
         (Some(None), _) | (None, Seen::Absent | Seen::Unknown) => TargetWrite::Create(desired),
         (Some(Some(target)), _) => {
             let dropped = desired.dropped(target);
-            let takeover = ownership::judge(target, v.o.credential) != Ownership::Ours;
+            let takeover = v.whose(target) != Ownership::Ours;
             if takeover || !dropped.is_empty() {
                 TargetWrite::Replace {
                     version: target.version.clone(),
@@ -468,17 +535,84 @@ fn fight(v: &View<'_>) -> Failure {
 
 /// What was written under an old name is gone.
 fn previous_is_removed(v: &View<'_>) -> Result<(), Step> {
-    match (v.previous_target(), v.o.removed) {
-        (None, _) | (Some(_), Some(Ok(()))) => Ok(()),
-        (Some((name, uid)), None) => Err(Step::RemovePrevious { name, uid }),
-        (Some(_), Some(Err(failure))) => Err(settle::failed_alone(v, failure).into()),
+    let Some(last) = v.previous_target() else {
+        return Ok(());
+    };
+    match v.o.removed.get(&last.name) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(failure)) => Err(settle::failed_alone(v, failure).into()),
+        None => Err(removal(last)),
     }
 }
 
-/// The end of the chain: what was written under an old name goes, and the status says so.
+fn removal(last: &TargetStatus) -> Step {
+    Step::RemovePrevious {
+        name: last.name.clone(),
+        uid: last.uid.clone(),
+        policy: last.creation_policy,
+    }
+}
+
+/// Our finalizer is on the resource, or off it.
+fn finalizer_is(v: &View<'_>, there: bool) -> Result<(), Step> {
+    match v.o.finalized {
+        None => Err(Step::SetFinalizer(there)),
+        Some(Ok(())) => Ok(()),
+        Some(Err(failure)) => Err(settle::failed_alone(v, failure).into()),
+    }
+}
+
+/// The resource is on its way out. What it owns goes by its owner reference, and the keys that it
+/// has merged are taken out; if they cannot be, that is said, and it goes all the same.
+fn deleted(o: &Observed<'_>) -> Step {
+    if !o.credential.finalizer {
+        return settle::leave_alone(o).into();
+    }
+    let merged = ownership::merged_into(o.credential);
+    let to_do = merged
+        .iter()
+        .find(|last| !o.removed.contains_key(&last.name));
+    if let Some(last) = to_do {
+        return removal(last);
+    }
+    match o.finalized {
+        None => Step::SetFinalizer(false),
+        Some(done) => settle::finalized(o, done).into(),
+    }
+}
+
+/// Somebody else holds a key, and the API server says who.
+fn merge_refused(v: &View<'_>, said: &str) -> Step {
+    let failure = Failure::new(
+        Reason::TargetConflict,
+        format!(
+            "A key of the Secret {:?} is somebody else's: {said}. It is left untouched. Take that key \
+             out of the Secret, or name another one in spec.target.data.",
+            v.target_name()
+        ),
+    );
+    match v.o.target_seen {
+        Seen::Present(version) => settle::in_conflict(v, version, &failure).into(),
+        Seen::Unknown | Seen::Absent => settle::failed_locally(v, &failure).into(),
+    }
+}
+
+/// The end of the chain: what was written under an old name goes, workloads are told of a new token,
+/// and the status says so.
 fn finish(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Step {
-    match previous_is_removed(v) {
-        Ok(()) => synced::succeeded(v, fresh).into(),
+    let tidied = previous_is_removed(v).and_then(|()| {
+        let superfluous = v.o.credential.finalizer && v.policy() != CreationPolicy::Merge;
+        if superfluous {
+            finalizer_is(v, false)
+        } else {
+            Ok(())
+        }
+    });
+    let done = tidied
+        .and_then(|()| after::workloads_are_restarted(v, fresh.map(|(_, held)| held)))
+        .and_then(|()| after::token_to_probe(v, fresh));
+    match done {
+        Ok(probe) => synced::succeeded(v, fresh, probe).into(),
         Err(step) => step,
     }
 }

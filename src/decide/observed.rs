@@ -14,11 +14,16 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sha2::{Digest, Sha256};
 
-use super::{Class, Failure, Transition, ownership::TargetObject, template};
+use super::{
+    Class, Failure, Transition,
+    after::{Probes, Restart},
+    ownership::TargetObject,
+    template,
+};
 use crate::{
     api::{
-        AllowedHosts, FailureStatus, Instance, InstanceError, ServiceNowCredentialSpec,
-        ServiceNowCredentialStatus,
+        AllowedHosts, CaBundleKind, FailureStatus, Instance, InstanceError,
+        ServiceNowCredentialSpec, ServiceNowCredentialStatus, Workload,
     },
     servicenow::{Exchange, SharedFailure},
 };
@@ -30,9 +35,10 @@ pub struct CheckedSpec(Arc<Checked>);
 #[derive(Debug)]
 struct Checked {
     spec: ServiceNowCredentialSpec,
-    client_secret: Arc<str>,
+    references: Vec<Reference>,
     target: Option<Arc<str>>,
     basis: Basis,
+    attempt: Basis,
     instance: Result<Instance, InstanceError>,
     violation: Option<String>,
     templates: Result<(), Failure>,
@@ -42,6 +48,16 @@ impl CheckedSpec {
     /// What decides which token is written and how.
     pub fn basis(&self) -> Basis {
         self.0.basis
+    }
+
+    /// What decides how an attempt ends: a change of it ends the wait after a failure.
+    pub(super) fn attempt(&self) -> Basis {
+        self.0.attempt
+    }
+
+    /// The objects that it refers to, each role at most once and in the order of the roles.
+    pub fn references(&self) -> &[Reference] {
+        &self.0.references
     }
 
     /// The instance that it names.
@@ -64,9 +80,10 @@ impl From<ServiceNowCredentialSpec> for CheckedSpec {
     fn from(spec: ServiceNowCredentialSpec) -> Self {
         let target = spec.target.as_ref().and_then(|t| t.name.as_deref());
         Self(Arc::new(Checked {
-            client_secret: spec.client.secret_ref.name.as_str().into(),
+            references: references_of(&spec),
             target: target.map(Arc::from),
-            basis: Basis::of(&spec),
+            basis: Basis::of_writing(&spec),
+            attempt: Basis::of_asking(&spec),
             instance: spec.parsed_instance(),
             violation: spec.validate().err(),
             templates: template::check(&spec.target_data()),
@@ -82,6 +99,99 @@ impl Deref for CheckedSpec {
         &self.0.spec
     }
 }
+
+/// The kind of an object that is watched for the resources that name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A Secret.
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
+}
+
+impl Kind {
+    /// The kind as it stands in a manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        }
+    }
+}
+
+/// What an object is referred to for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It holds the client's id and secret.
+    Client,
+    /// It holds the name and password of the password grant's user.
+    User,
+    /// It holds the certificate authorities that are trusted besides the public ones.
+    CaBundle,
+    /// It holds the certificate that is shown to the instance.
+    ClientCertificate,
+}
+
+impl Role {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+
+    /// The field of the resource that refers so.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Client => "spec.client.secretRef",
+            Self::User => "spec.grant.password.secretRef",
+            Self::CaBundle => "spec.tls.caBundleRef",
+            Self::ClientCertificate => "spec.tls.clientCertificateRef",
+        }
+    }
+
+    /// What it holds decides whose token is issued, so a change of it asks for a new one at once. A
+    /// certificate serves from the next request on.
+    pub(crate) fn decides_token(self) -> bool {
+        matches!(self, Self::Client | Self::User)
+    }
+}
+
+/// An object that a spec refers to, in the resource's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// What for.
+    pub role: Role,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+fn references_of(spec: &ServiceNowCredentialSpec) -> Vec<Reference> {
+    let secret = |role, name: &str| Reference {
+        role,
+        kind: Kind::Secret,
+        name: name.into(),
+    };
+    let mut references = vec![secret(Role::Client, &spec.client.secret_ref.name)];
+    if let Some(grant) = spec.password_grant() {
+        references.push(secret(Role::User, &grant.secret_ref.name));
+    }
+    let tls = spec.tls.as_ref();
+    if let Some(bundle) = tls.and_then(|tls| tls.ca_bundle_ref.as_ref()) {
+        references.push(Reference {
+            kind: match bundle.kind {
+                CaBundleKind::ConfigMap => Kind::ConfigMap,
+                CaBundleKind::Secret => Kind::Secret,
+            },
+            ..secret(Role::CaBundle, &bundle.name)
+        });
+    }
+    if let Some(certificate) = tls.and_then(|tls| tls.client_certificate_ref.as_ref()) {
+        references.push(secret(Role::ClientCertificate, &certificate.name));
+    }
+    references
+}
+
+/// Something for each role; `None` where the spec has no such reference.
+pub type ByRole<T> = [Option<T>; Role::COUNT];
 
 /// Namespace and name of a resource.
 #[derive(Clone, Debug, Eq)]
@@ -156,6 +266,8 @@ pub struct Credential {
     pub created_at: Timestamp,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// `metadata.finalizers` has ours.
+    pub finalizer: bool,
     /// The annotation `snowcred.dev/renew-requested-at`.
     pub renew_request: Option<String>,
     /// The spec, or why it could not be read.
@@ -172,10 +284,13 @@ impl Credential {
         }
     }
 
-    /// The Secret of the client that the spec names.
-    pub fn client_secret(&self) -> Option<Name> {
-        let spec = self.spec.as_ref().ok()?;
-        Some(self.neighbour(&spec.0.client_secret))
+    /// The objects that the spec refers to; none where it cannot be read.
+    pub fn references(&self) -> impl Iterator<Item = (Role, Kind, Name)> {
+        let references = self.spec.as_ref().map_or(&[][..], CheckedSpec::references);
+        references.iter().map(|reference| {
+            let name = self.neighbour(&reference.name);
+            (reference.role, reference.kind, name)
+        })
     }
 
     /// The Secret that the spec names as its target.
@@ -240,18 +355,32 @@ pub struct Policy {
     pub min_renew_interval: SignedDuration,
 }
 
-/// Digest of the parts of a spec that decide which token is written and how.
+/// Digest of the parts of a spec from which something follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Basis([u8; 32]);
 
 impl Basis {
-    /// The digest of a spec: everything but when to renew and whether to do anything at all.
-    fn of(spec: &ServiceNowCredentialSpec) -> Self {
-        let relevant = ServiceNowCredentialSpec {
+    /// What decides how an attempt ends: everything but when to renew, what is done with the token
+    /// afterwards, and whether to do anything at all.
+    fn of_asking(spec: &ServiceNowCredentialSpec) -> Self {
+        Self::of(ServiceNowCredentialSpec {
             renewal: None,
+            verify: None,
+            restart: Vec::new(),
             suspend: None,
             ..spec.clone()
-        };
+        })
+    }
+
+    /// What decides which token is written and how. Certificates serve from the next request on.
+    fn of_writing(spec: &ServiceNowCredentialSpec) -> Self {
+        Self::of_asking(&ServiceNowCredentialSpec {
+            tls: None,
+            ..spec.clone()
+        })
+    }
+
+    fn of(relevant: ServiceNowCredentialSpec) -> Self {
         let bytes = serde_json::to_vec(&relevant).unwrap_or_default();
         Self(Sha256::digest(bytes).into())
     }
@@ -278,6 +407,8 @@ pub struct Memory {
     pub untold: Option<Transition>,
     /// The clock was set back since the token with this beginning was recorded: its times are wrong.
     pub distrusted: Option<Timestamp>,
+    /// The digest of a token for which not all workloads could be restarted yet.
+    pub unrestarted: Option<String>,
     /// A state of the target that was found to be somebody else's, and what was said of it.
     pub judged_target: Option<(Version, Failure)>,
 }
@@ -306,16 +437,16 @@ pub struct Remembered {
     /// The failure as the status would say it.
     pub failure: FailureStatus,
     /// The spec.
-    pub basis: Basis,
-    /// The client Secret.
-    pub client: Seen,
+    pub attempt: Basis,
+    /// The objects that it refers to.
+    pub references: ByRole<Seen>,
 }
 
-/// The client Secret as it was read, without what it held.
+/// The client Secret, and what else a request is made of, as it was read, without what it held.
 #[derive(Clone, PartialEq)]
 pub struct ClientRead {
-    /// The state that was read.
-    pub version: Version,
+    /// The states that were read.
+    pub versions: ByRole<Version>,
     /// The client's id, for templates.
     pub client_id: String,
     /// The id or the secret had whitespace around it, which was taken off.
@@ -325,7 +456,7 @@ pub struct ClientRead {
 impl fmt::Debug for ClientRead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientRead")
-            .field("version", &self.version)
+            .field("versions", &self.versions)
             .field("trimmed", &self.trimmed)
             .finish_non_exhaustive()
     }
@@ -346,6 +477,8 @@ pub enum WriteOutcome {
     Done(Version),
     /// It exists already, was replaced, has changed or is gone: look again.
     Changed,
+    /// Somebody else holds a key that was to be merged; in the API server's words.
+    Conflict(String),
     /// It cannot be written.
     Failed(Failure),
 }
@@ -362,8 +495,8 @@ pub struct Observed<'a> {
     pub credential: &'a Credential,
     /// What this process remembers.
     pub memory: &'a Memory,
-    /// The cache's view of the client Secret.
-    pub client_seen: &'a Seen,
+    /// The caches' view of the objects that the spec refers to.
+    pub references: ByRole<&'a Seen>,
     /// The cache's view of the target.
     pub target_seen: &'a Seen,
     /// The cache's view of the target that was written under another name.
@@ -386,8 +519,14 @@ pub struct Observed<'a> {
     pub unreadable: Option<&'a Failure>,
     /// How the write of this reconcile ended, and the digest of what was written.
     pub written: Option<&'a (String, WriteOutcome)>,
-    /// How the removal of the previous target ended.
-    pub removed: Option<&'a Result<(), Failure>>,
+    /// How the removal of earlier targets ended, by their names.
+    pub removed: &'a BTreeMap<String, Result<(), Failure>>,
+    /// How the change of our finalizer ended.
+    pub finalized: Option<&'a Result<(), Failure>>,
+    /// How the restarts of workloads ended.
+    pub restarted: &'a [(Workload, Restart)],
+    /// Tokens that are being tried out, or were of late.
+    pub probes: &'a Probes,
 }
 
 /// Labels or annotations.

@@ -1,6 +1,9 @@
 //! Whose a Secret is, and what a write has to do to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -9,6 +12,7 @@ use k8s_openapi::{
 };
 use kube::Resource;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroize;
 
 use super::{
@@ -17,7 +21,7 @@ use super::{
 };
 use crate::{
     FIELD_MANAGER,
-    api::{ServiceNowCredential, ServiceNowCredentialSpec},
+    api::{CreationPolicy, ServiceNowCredential, ServiceNowCredentialSpec, TargetStatus},
     servicenow::Held,
 };
 
@@ -29,6 +33,28 @@ pub const ISSUED_AT: &str = "snowcred.dev/issued-at";
 pub const CREDENTIAL: &str = "snowcred.dev/credential";
 /// The Kubernetes recommended label for the tool that manages an object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Names the resources, separated by commas, that may merge keys into the Secret: the word of
+/// whoever owns it.
+pub const ALLOW_MERGE: &str = "snowcred.dev/allow-merge";
+/// The finalizer of resources that merge: their keys are taken out before they go.
+pub const FINALIZER: &str = "snowcred.dev/merged-keys";
+
+/// The field manager by which a resource writes its target. The API server takes out what one
+/// manager no longer applies, so whoever merges has one of its own (at most 128 characters).
+pub fn field_manager(credential: &str, policy: CreationPolicy) -> Cow<'static, str> {
+    const LONGEST: usize = 128;
+    if policy != CreationPolicy::Merge {
+        return Cow::Borrowed(FIELD_MANAGER);
+    }
+    let manager = format!("{FIELD_MANAGER}/{credential}");
+    if manager.len() <= LONGEST {
+        return Cow::Owned(manager);
+    }
+    let digest = crate::hex(&Sha256::digest(credential));
+    let kept = LONGEST - digest.len() - 1;
+    Cow::Owned(format!("{}.{digest}", &manager[..kept]))
+}
 
 /// A Secret as it stands in the cluster.
 #[derive(Clone, PartialEq)]
@@ -47,6 +73,8 @@ pub struct TargetObject {
     pub data: BTreeMap<String, Vec<u8>>,
     /// What our field manager holds.
     pub ours: Fields,
+    /// The keys of `data` that other field managers hold, each with one of them.
+    pub theirs: BTreeMap<String, String>,
     /// The other field managers, the last writer first.
     pub others: Vec<String>,
     /// Nobody else has written to it since we did.
@@ -86,14 +114,15 @@ impl Drop for TargetObject {
     }
 }
 
-impl From<Secret> for TargetObject {
-    fn from(secret: Secret) -> Self {
+impl TargetObject {
+    /// A Secret as it was read, by whoever writes under the name of `manager`.
+    pub fn new(secret: Secret, manager: &str) -> Self {
         let metadata = secret.metadata;
         let mut entries = metadata.managed_fields.unwrap_or_default();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.time.as_ref().map(|t| t.0)));
         let (ours, others): (Vec<_>, Vec<_>) = entries
             .into_iter()
-            .partition(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
+            .partition(|entry| entry.manager.as_deref() == Some(manager));
         // These times are whole seconds, so a tie says nothing.
         let last = |of: &[ManagedFieldsEntry]| {
             let times = of.iter().filter_map(|entry| entry.time.as_ref());
@@ -121,6 +150,14 @@ impl From<Secret> for TargetObject {
                 .map(|(key, value)| (key, value.0))
                 .collect(),
             ours: fields(&ours),
+            theirs: others
+                .iter()
+                .flat_map(|entry| {
+                    let manager = entry.manager.clone().unwrap_or_default();
+                    let keys = fields(std::slice::from_ref(entry)).data;
+                    keys.into_iter().map(move |key| (key, manager.clone()))
+                })
+                .collect(),
             others: others.into_iter().filter_map(|e| e.manager).collect(),
         }
     }
@@ -155,15 +192,19 @@ pub enum Ownership {
     Foreign(String),
 }
 
-/// Judges whose a Secret is.
-pub fn judge(target: &TargetObject, credential: &Credential) -> Ownership {
+/// Judges whose a Secret is, for a resource that writes it by this policy.
+pub fn judge(target: &TargetObject, credential: &Credential, policy: CreationPolicy) -> Ownership {
     let name = &*credential.name.name;
+    if policy == CreationPolicy::Merge {
+        return opened(target, name);
+    }
+    let orphan = policy == CreationPolicy::Orphan;
     let ours = |owner: &OwnerReference| {
         owner.kind == ServiceNowCredential::kind(&())
             && owner.api_version.starts_with("snowcred.dev/")
     };
     match &target.controller {
-        Some(owner) if ours(owner) && owner.uid == credential.uid => Ownership::Ours,
+        Some(owner) if ours(owner) && owner.uid == credential.uid && !orphan => Ownership::Ours,
         Some(owner) if ours(owner) && owner.name == name => Ownership::Predecessors,
         Some(owner) => Ownership::Foreign(format!(
             "it is controlled by {} {:?}",
@@ -172,7 +213,12 @@ pub fn judge(target: &TargetObject, credential: &Credential) -> Ownership {
         None => {
             let named = target.annotations.get(CREDENTIAL).map(String::as_str) == Some(name);
             if named && !target.ours.is_empty() {
-                return Ownership::Predecessors;
+                // Nothing tells an orphan's present resource from an earlier one.
+                return if orphan {
+                    Ownership::Ours
+                } else {
+                    Ownership::Predecessors
+                };
             }
             Ownership::Foreign(match target.others.first() {
                 Some(manager) => format!("it was last written by {manager:?}"),
@@ -182,11 +228,54 @@ pub fn judge(target: &TargetObject, credential: &Credential) -> Ownership {
     }
 }
 
+/// Whether the Secret's owner lets this resource merge its keys into it.
+fn opened(target: &TargetObject, name: &str) -> Ownership {
+    let allowed = target.annotations.get(ALLOW_MERGE);
+    let mut names = allowed.into_iter().flat_map(|names| names.split(','));
+    if names.any(|allowed| allowed.trim() == name) {
+        return Ownership::Ours;
+    }
+    Ownership::Foreign(format!(
+        "its owner has not opened it to this resource by the annotation {ALLOW_MERGE}: {name}"
+    ))
+}
+
+/// A key that the spec asks for and that somebody else holds in the Secret, with whoever it is.
+pub fn contested<'a>(
+    target: &'a TargetObject,
+    spec: &ServiceNowCredentialSpec,
+) -> Option<(String, Option<&'a str>)> {
+    let data = spec.target_data();
+    let mut keys = data.keys();
+    let key =
+        keys.find(|key| target.data.contains_key(*key) && !target.ours.data.contains(*key))?;
+    Some((key.clone(), target.theirs.get(key).map(String::as_str)))
+}
+
+/// The Secrets that a resource may have merged keys into: the one on record, and the one that its
+/// spec names, for the day the operator died between the two writes.
+pub fn merged_into(credential: &Credential) -> Vec<TargetStatus> {
+    let recorded = credential.status.target.clone();
+    let named = credential.spec.as_ref().ok().map(|spec| TargetStatus {
+        name: spec.target_name(&credential.name.name).to_owned(),
+        uid: String::new(),
+        resource_version: String::new(),
+        creation_policy: spec.creation_policy(),
+        sha256: String::new(),
+    });
+    let mut merged: Vec<_> = recorded.into_iter().chain(named).collect();
+    merged.retain(|target| target.creation_policy == CreationPolicy::Merge);
+    merged.dedup_by(|a, b| a.name == b.name);
+    merged
+}
+
 /// A target as it shall be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     /// The Secret's name.
     pub name: String,
+    /// Whether it is owned by the resource.
+    pub owned: bool,
     /// `type`; only a create can set it.
     pub type_: String,
     /// Labels, ours among them.
@@ -205,10 +294,21 @@ impl Desired {
         held: &Held,
         data: Rendered,
     ) -> Self {
+        let policy = spec.creation_policy();
+        let name = &credential.name.name;
+        if policy == CreationPolicy::Merge {
+            return Self {
+                name: spec.target_name(name).to_owned(),
+                owned: false,
+                type_: String::new(),
+                labels: Metadata::new(),
+                annotations: Metadata::new(),
+                data,
+            };
+        }
         let mut labels = spec.labels().clone();
         labels.insert(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned());
         let mut annotations = spec.annotations().clone();
-        let name = &credential.name.name;
         for (key, value) in [
             (EXPIRES_AT, timestamp(held.validity.expires_at)),
             (ISSUED_AT, timestamp(held.validity.issued_at)),
@@ -218,6 +318,7 @@ impl Desired {
         }
         Self {
             name: spec.target_name(name).to_owned(),
+            owned: policy == CreationPolicy::Owner,
             type_: spec.target_type().to_owned(),
             labels,
             annotations,
@@ -263,8 +364,11 @@ pub fn is_intact(
         .keys()
         .filter_map(|key| Some((key.as_str(), target.data.get(key)?.as_slice())));
     let holds = |have: &Metadata, want: &Metadata| want.iter().all(|(k, v)| have.get(k) == Some(v));
-    digest(contents) == written_sha256
-        && holds(&target.labels, spec.labels())
+    let same = digest(contents) == written_sha256;
+    if spec.creation_policy() == CreationPolicy::Merge {
+        return same;
+    }
+    same && holds(&target.labels, spec.labels())
         && holds(&target.annotations, spec.annotations())
         && target.labels.get(MANAGED_BY).map(String::as_str) == Some(FIELD_MANAGER)
         && target.annotations.contains_key(CREDENTIAL)
@@ -275,6 +379,14 @@ pub fn is_intact(
 /// One write of the target.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TargetWrite {
+    /// Our keys go into somebody's Secret: server-side apply, not forced, with the uid that was
+    /// seen.
+    Merge {
+        /// The uid that was seen.
+        uid: String,
+        /// What is ours of it.
+        desired: Desired,
+    },
     /// It does not exist, as far as is known.
     Create(Desired),
     /// It is ours: server-side apply, forced, with the uid that was seen.
@@ -301,9 +413,10 @@ impl TargetWrite {
     /// What the target shall be.
     pub fn desired(&self) -> &Desired {
         match self {
-            Self::Create(desired) | Self::Apply { desired, .. } | Self::Replace { desired, .. } => {
-                desired
-            }
+            Self::Create(desired)
+            | Self::Apply { desired, .. }
+            | Self::Replace { desired, .. }
+            | Self::Merge { desired, .. } => desired,
         }
     }
 }

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Failure, Step,
+    after::Probe,
     backoff::{Attempt, retry_at},
     end::End,
     failure::class_of,
@@ -32,6 +33,8 @@ pub struct Settle {
     pub transition: Option<Transition>,
     /// When to look again without a change; `None` to wait for one.
     pub wake: Option<Timestamp>,
+    /// A token to try out.
+    pub probe: Option<Probe>,
     /// What to remember.
     pub memory: Memory,
 }
@@ -96,6 +99,8 @@ const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(5);
 const AT_ONCE: SignedDuration = SignedDuration::from_millis(1);
 /// Whoever waits for an answer looks again after so long, woken or not.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
+/// A finalizer that could not be taken off is tried again after so long.
+const LET_GO_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// How long a new resource waits before its status says that it does.
 const PENDING_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
@@ -106,8 +111,28 @@ pub(super) fn leave_alone(o: &Observed<'_>) -> Settle {
         status: None,
         transition: None,
         wake: None,
+        probe: None,
         memory: o.memory.clone(),
     }
+}
+
+/// The resource goes, or could not be let go yet. What could not be taken out of a Secret is told.
+pub(super) fn finalized(o: &Observed<'_>, done: &Result<(), Failure>) -> Settle {
+    let left = o
+        .removed
+        .values()
+        .find_map(|removed| removed.as_ref().err());
+    let mut settle = leave_alone(o);
+    settle.transition = left.map(|failure| Transition {
+        reason: failure.reason(),
+        message: format!("The merged keys were not taken out: {}", failure.message()),
+        is_failure: true,
+    });
+    if let Err(failure) = done {
+        settle.outcome = Outcome::Failed(failure.reason());
+        settle.wake = Some(plus(o.now, LET_GO_AGAIN));
+    }
+    settle
 }
 
 /// The spec could not be read, so nothing else is known.
@@ -268,8 +293,8 @@ fn record(failure: &Failure, count: u32, at: Timestamp, retry: Option<Timestamp>
 fn remembered(v: &View<'_>, failure: FailureStatus) -> Arc<Remembered> {
     Arc::new(Remembered {
         failure,
-        basis: v.basis,
-        client: v.o.client_seen.clone(),
+        attempt: v.spec.attempt(),
+        references: v.o.references.map(|seen| seen.cloned()),
     })
 }
 

@@ -3,8 +3,9 @@
 use jiff::SignedDuration;
 
 use super::{
+    after::{Probe, record_probe, record_restarts},
     end::End,
-    observed::{ClientRead, Seen},
+    observed::ClientRead,
     ownership::timestamp,
     renewal::{self, plus},
     settle::{Outcome, Settle},
@@ -22,8 +23,13 @@ const SOONEST: SignedDuration = SignedDuration::from_millis(200);
 /// Kubelets bring a Secret's change to files within about a minute.
 const KUBELET_SYNC: SignedDuration = SignedDuration::from_mins(2);
 
-/// The Secret is as the spec says, with the token on record or with a fresh one.
-pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Settle {
+/// The Secret is as the spec says, with the token on record or with a fresh one, which may have to
+/// be tried out.
+pub(super) fn succeeded(
+    v: &View<'_>,
+    fresh: Option<(&ClientRead, &Held)>,
+    probe: Option<Probe>,
+) -> Settle {
     let mut end = End::new(v, Outcome::Synced);
     if let Some((client, held)) = fresh {
         let token = token_status(v, held);
@@ -37,10 +43,8 @@ pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Se
     if end.status.target != target {
         end.status_mut().target = target;
     }
-    if end.status.observed.is_empty()
-        && let Seen::Present(version) = v.o.client_seen
-    {
-        end.observe_version(version);
+    if end.status.observed.is_empty() {
+        end.observe_seen();
     }
     if end.status.failure.is_some() {
         end.status_mut().failure = None;
@@ -54,18 +58,18 @@ pub(super) fn succeeded(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Se
         None => status::get(&v.o.credential.status, condition::SYNCED)
             .is_some_and(|c| c.message.contains(TRIMMED)),
     };
-    let message = synced_message(v, end.status.token.as_ref(), trimmed);
+    // A token that is due when it comes is not asked for in the same breath.
+    let soonest = plus(v.o.now, SOONEST);
+    let token = end.status.token.as_ref();
+    end.wake = token.map(|token| View::due_at(token).max(soonest));
+    let mut message = synced_message(v, token, trimmed);
+    message += &record_restarts(&mut end, fresh.map(|(_, held)| held));
+    record_probe(&mut end);
+    end.probe = probe;
     end.conclude(
         Verdict::new(TRUE, Reason::TokenSynced, message),
         Expiry::Strict,
     );
-    // A token that is due when it comes is not asked for in the same breath.
-    let soonest = plus(v.o.now, SOONEST);
-    end.wake = end
-        .status
-        .token
-        .as_ref()
-        .map(|token| View::due_at(token).max(soonest));
     end.into_settle()
 }
 

@@ -9,7 +9,7 @@ use super::{
     FIGHT_PERIOD, Failure, Wish,
     backoff::LONGEST_WAIT,
     failure::class_of,
-    observed::{Basis, CheckedSpec, ClientRead, Observed, Seen, Version, WriteOutcome},
+    observed::{Basis, CheckedSpec, ClientRead, Observed, Reference, Seen, Version, WriteOutcome},
     ownership::{self, Ownership, TargetObject, is_intact, recorded},
     renewal::{self, Margin, Validity, plus},
     template::{self, Rendered, Variables},
@@ -22,6 +22,8 @@ use crate::{
     micro_time,
     servicenow::{Exchange, Held, Known, Urgency},
 };
+
+static UNKNOWN: Seen = Seen::Unknown;
 
 /// What was observed, with what follows from it at once.
 pub(super) struct View<'a> {
@@ -112,11 +114,21 @@ impl<'a> View<'a> {
             if seen.is(&recorded.uid, &recorded.resource_version))
     }
 
-    /// The target that was last written under another name and is ours to delete.
-    pub(super) fn previous_target(&self) -> Option<(String, String)> {
+    /// How the target is written.
+    pub(super) fn policy(&self) -> CreationPolicy {
+        self.spec.creation_policy()
+    }
+
+    /// Whose a Secret is that was read as the target.
+    pub(super) fn whose(&self, target: &TargetObject) -> Ownership {
+        ownership::judge(target, self.o.credential, self.policy())
+    }
+
+    /// The target that was last written under another name, and that goes or loses our keys.
+    pub(super) fn previous_target(&self) -> Option<&'a TargetStatus> {
         let last = self.o.credential.status.target.as_ref()?;
         let stale =
-            last.name != self.target_name() && last.creation_policy == CreationPolicy::Owner;
+            last.name != self.target_name() && last.creation_policy != CreationPolicy::Orphan;
         // What nobody named for a moment is not known, and may stand there still: it is removed by
         // its uid, so another one is safe.
         let there = match self.o.previous_seen {
@@ -124,7 +136,7 @@ impl<'a> View<'a> {
             Seen::Unknown => true,
             Seen::Absent => false,
         };
-        (stale && there).then(|| (last.name.clone(), last.uid.clone()))
+        (stale && there).then_some(last)
     }
 
     /// Takes the Secret's own record over the status's where it is newer: the operator died
@@ -139,7 +151,8 @@ impl<'a> View<'a> {
         let written_for_this_spec = synced || credential.generation == 1;
         let data = self.spec.target_data();
         let complete = data.keys().all(|key| target.data.contains_key(key));
-        let ours = ownership::judge(target, credential) == Ownership::Ours;
+        let merges = self.policy() == CreationPolicy::Merge;
+        let ours = !merges && self.whose(target) == Ownership::Ours;
         // A Secret that somebody edited may claim anything.
         let (Some(issued_at), Some(expires_at)) = (
             recorded(target, ownership::ISSUED_AT),
@@ -223,10 +236,20 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The client Secret is in the state in which it was last used.
+    /// The objects that decide whose token is issued are in the state in which they were last used.
     fn client_is_as_recorded(&self) -> bool {
-        let observed = self.observed_client();
-        match (self.o.client_seen, observed) {
+        let mut deciding = self.references().filter(|(r, _)| r.role.decides_token());
+        deciding.all(|(reference, seen)| self.is_as_recorded(reference, seen))
+    }
+
+    /// So are all that a request is made of.
+    fn request_is_as_recorded(&self) -> bool {
+        let mut all = self.references();
+        all.all(|(reference, seen)| self.is_as_recorded(reference, seen))
+    }
+
+    fn is_as_recorded(&self, reference: &Reference, seen: &Seen) -> bool {
+        match (seen, self.observed(reference)) {
             (Seen::Present(seen), Some(recorded)) => {
                 seen.is(&recorded.uid, &recorded.resource_version)
             }
@@ -235,10 +258,18 @@ impl<'a> View<'a> {
         }
     }
 
-    fn observed_client(&self) -> Option<&ObservedObject> {
-        let name = &self.spec.client.secret_ref.name;
+    /// The objects that the spec refers to, and what the caches know of them.
+    pub(super) fn references(&self) -> impl Iterator<Item = (&'a Reference, &'a Seen)> {
+        let (references, seen) = (self.spec.references(), self.o.references);
+        references
+            .iter()
+            .map(move |reference| (reference, seen[reference.role as usize].unwrap_or(&UNKNOWN)))
+    }
+
+    fn observed(&self, reference: &Reference) -> Option<&ObservedObject> {
         let mut observed = self.o.credential.status.observed.iter();
-        observed.find(|o| o.kind == "Secret" && o.name == *name)
+        let kind = reference.kind.as_str();
+        observed.find(|o| o.kind == kind && *o.name == *reference.name)
     }
 
     /// The last failure, from memory or from the status.
@@ -281,7 +312,7 @@ impl<'a> View<'a> {
             None => {
                 let status = &self.o.credential.status;
                 status.observed_generation == Some(self.o.credential.generation)
-                    && (self.observed_client().is_none() || self.client_is_as_recorded())
+                    && (status.observed.is_empty() || self.request_is_as_recorded())
             }
         };
         (waiting && stands).then_some(failure)
@@ -344,8 +375,11 @@ impl<'a> View<'a> {
 
     /// This process has tried with this spec and this client, and found no token to serve.
     pub(super) fn has_failed_like_this(&self) -> bool {
-        let last = self.o.memory.failure.as_ref();
-        last.is_some_and(|last| last.basis == self.basis && last.client == *self.o.client_seen)
+        let Some(last) = &self.o.memory.failure else {
+            return false;
+        };
+        let seen = last.references.each_ref().map(Option::as_ref);
+        last.attempt == self.spec.attempt() && seen == self.o.references
     }
 
     /// This process knows that the Secret was written for another spec.
@@ -364,7 +398,7 @@ impl<'a> View<'a> {
         else {
             return false;
         };
-        ownership::judge(target, self.o.credential) == Ownership::Ours
+        self.whose(target) == Ownership::Ours
             && is_intact(target, self.spec, token.expires_at.0, &recorded.sha256)
     }
 
@@ -481,8 +515,9 @@ impl<'a> View<'a> {
             return self.reads_in_place(held, data);
         };
         let unwritten = self.target_is_as_recorded() && recorded.sha256 == data.sha256();
-        (self.is_on_record(held) && unwritten && self.basis_is_recorded())
-            || self.reads_in_place(held, data)
+        // The expiry stands in annotations, which a merge does not write.
+        let told = self.is_on_record(held) || self.policy() == CreationPolicy::Merge;
+        (told && unwritten && self.basis_is_recorded()) || self.reads_in_place(held, data)
     }
 
     fn reads_in_place(&self, held: &Held, data: &Rendered) -> bool {
@@ -491,7 +526,7 @@ impl<'a> View<'a> {
         };
         let expires_at = held.validity.expires_at;
         let desired = ownership::Desired::new(self.o.credential, self.spec, held, data.clone());
-        ownership::judge(target, self.o.credential) == Ownership::Ours
+        self.whose(target) == Ownership::Ours
             && is_intact(target, self.spec, expires_at, data.sha256())
             && desired.dropped(target).is_empty()
     }

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
-        core::v1::{ObjectReference, Secret},
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        core::v1::{ConfigMap, ObjectReference, Secret},
         events::v1::Event,
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -14,6 +16,7 @@ use kube::{
     api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, Request},
     core::PartialObjectMeta,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
@@ -22,11 +25,18 @@ use super::{
 };
 use crate::{
     FIELD_MANAGER,
-    api::{Reason, ServiceNowCredential, ServiceNowCredentialStatus},
+    api::{
+        CreationPolicy, Reason, ServiceNowCredential, ServiceNowCredentialStatus, Workload,
+        WorkloadKind,
+    },
     decide::{
         Failure, Transition,
+        after::Restart,
         observed::{Credential, Metadata, Version, WriteOutcome},
-        ownership::{Desired, Fields, Ownership, TargetObject, TargetWrite, judge},
+        ownership::{
+            Desired, FINALIZER, Fields, Ownership, TargetObject, TargetWrite, field_manager, judge,
+            timestamp,
+        },
     },
     redact::{blank, one_line},
 };
@@ -35,8 +45,14 @@ use crate::{
 /// a person waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Keys are taken out of a Secret that changes at the same time at most so often.
+const TAKING_OUT_TRIES: usize = 4;
+
 /// What the API server accepts as the note of an event (events.k8s.io/v1).
 const NOTE_LIMIT: usize = 1000;
+
+/// Says in a pod template when the token was asked for that its pods were restarted for (RFC 3339).
+const RESTARTED_AT: &str = "snowcred.dev/restarted-at";
 
 /// Only the metadata of a Secret comes back from a write: nothing secret travels or is decoded.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -71,19 +87,41 @@ impl Cluster {
         ))
     }
 
-    /// Reads a Secret. It is decoded here, because kube logs a body that it cannot decode.
+    /// Reads a Secret.
     pub(crate) async fn read_secret(
         &self,
         namespace: &str,
         name: &str,
     ) -> Result<Option<Secret>, Failure> {
+        self.read("secrets", namespace, name).await
+    }
+
+    /// Reads a ConfigMap.
+    pub(crate) async fn read_config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ConfigMap>, Failure> {
+        self.read("configmaps", namespace, name).await
+    }
+
+    /// Reads an object. It is decoded here, because kube logs a body that it cannot decode.
+    async fn read<K>(
+        &self,
+        resource: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<K>, Failure>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
         let call = Call {
             verb: "get",
-            resource: "secrets",
+            resource,
             namespace,
             name,
         };
-        let request = Request::new(Secret::url_path(&(), Some(namespace)))
+        let request = Request::new(K::url_path(&(), Some(namespace)))
             .get(name, &GetParams::default())
             .map_err(|error| failure(&Error::BuildRequest(error), call))?;
         match bounded(self.client.request_text(request)).await {
@@ -92,9 +130,9 @@ impl Cluster {
             Some(Err(error)) => Err(failure(&error, call)),
             Some(Ok(text)) => {
                 let text = zeroize::Zeroizing::new(text);
-                let secret = serde_json::from_str(&text)
+                let object = serde_json::from_str(&text)
                     .map_err(|error| failure(&Error::SerdeError(error), call))?;
-                Ok(Some(secret))
+                Ok(Some(object))
             }
         }
     }
@@ -120,6 +158,14 @@ impl Cluster {
             TargetWrite::Apply { uid, desired } => {
                 let body = manifest(credential, desired, Some(uid));
                 let params = PatchParams::apply(FIELD_MANAGER).force();
+                (
+                    "patch",
+                    url.patch(&desired.name, &params, &Patch::Apply(body)),
+                )
+            }
+            TargetWrite::Merge { uid, desired } => {
+                let body = merged(credential, desired, uid);
+                let params = PatchParams::apply(&merge_manager(credential));
                 (
                     "patch",
                     url.patch(&desired.name, &params, &Patch::Apply(body)),
@@ -157,6 +203,7 @@ impl Cluster {
         match answer {
             None => WriteOutcome::Failed(timed_out(call)),
             Some(Ok(metadata)) => WriteOutcome::Done(Version::from(&metadata)),
+            Some(Err(error)) if is_held_by_another(&error) => WriteOutcome::Conflict(said(&error)),
             Some(Err(error)) if has_changed(&error) => WriteOutcome::Changed,
             Some(Err(error)) => WriteOutcome::Failed(without_data(&failure(&error, call), desired)),
         }
@@ -176,19 +223,24 @@ impl Cluster {
         }))
     }
 
-    /// Deletes a Secret that this resource wrote, if it is still the one with this uid and ours.
+    /// Removes what this resource wrote under an earlier name: deletes the Secret, if it is still
+    /// the one with this uid and ours, or takes the keys out that it has merged.
     pub(crate) async fn remove_target(
         &self,
         credential: &Credential,
         name: &str,
         uid: &str,
+        policy: CreationPolicy,
     ) -> Result<(), Failure> {
+        if policy == CreationPolicy::Merge {
+            return self.take_keys_out(credential, name).await;
+        }
         let namespace = &*credential.name.namespace;
         let Some(secret) = self.read_secret(namespace, name).await? else {
             return Ok(());
         };
-        let target = TargetObject::from(secret);
-        if target.version.uid != uid || judge(&target, credential) != Ownership::Ours {
+        let target = TargetObject::new(secret, FIELD_MANAGER);
+        if target.version.uid != uid || judge(&target, credential, policy) != Ownership::Ours {
             return Ok(());
         }
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
@@ -212,6 +264,104 @@ impl Cluster {
             Some(Err(error)) => Err(failure(&error, call)),
             Some(Ok(_)) => Ok(()),
         }
+    }
+
+    /// Takes out of somebody's Secret what only this resource holds of it. It is a JSON merge patch,
+    /// because an apply of nothing takes out `data` as a whole, with keys that no manager holds.
+    async fn take_keys_out(&self, credential: &Credential, name: &str) -> Result<(), Failure> {
+        let namespace = &*credential.name.namespace;
+        let call = Call {
+            verb: "patch",
+            resource: "secrets",
+            namespace,
+            name,
+        };
+        let manager = merge_manager(credential);
+        for _ in 0..TAKING_OUT_TRIES {
+            let Some(secret) = self.read_secret(namespace, name).await? else {
+                return Ok(());
+            };
+            let target = TargetObject::new(secret, &manager);
+            let held = target.ours.data.iter();
+            let nulls = held.filter(|key| !target.theirs.contains_key(*key));
+            let nulls: BTreeMap<_, _> = nulls.map(|key| (key, Value::Null)).collect();
+            if nulls.is_empty() {
+                return Ok(());
+            }
+            let Version {
+                uid,
+                resource_version,
+            } = &target.version;
+            let patch = json!({
+                "metadata": {"uid": uid, "resourceVersion": resource_version},
+                "data": nulls,
+            });
+            let params = PatchParams {
+                field_manager: Some(manager.clone()),
+                ..PatchParams::default()
+            };
+            let request = Request::new(Secret::url_path(&(), Some(namespace)))
+                .patch(name, &params, &Patch::Merge(patch))
+                .map_err(|error| failure(&Error::BuildRequest(error), call))?;
+            if self.send(request, call).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(Failure::new(
+            Reason::InternalError,
+            format!(
+                "The Secret {name:?} changed again and again while the keys of this resource were \
+                 taken out of it. Find out who else writes it."
+            ),
+        ))
+    }
+
+    /// Sends a write of an object; `None` where that was replaced, changed or deleted since it was
+    /// seen.
+    async fn send(
+        &self,
+        request: http::Request<Vec<u8>>,
+        call: Call<'_>,
+    ) -> Result<Option<ObjectMeta>, Failure> {
+        self.may_begin()?;
+        match self.request_metadata(request).await {
+            None => Err(timed_out(call)),
+            Some(Err(error)) if has_changed(&error) => Ok(None),
+            Some(Err(error)) => Err(failure(&error, call)),
+            Some(Ok(metadata)) => Ok(Some(metadata)),
+        }
+    }
+
+    /// Puts our finalizer on this very resource, or takes it off: server-side apply of nothing else.
+    pub(crate) async fn set_finalizer(
+        &self,
+        credential: &Credential,
+        there: bool,
+    ) -> Result<(), Failure> {
+        let (namespace, name) = (&*credential.name.namespace, &*credential.name.name);
+        let call = Call {
+            verb: "patch",
+            resource: "servicenowcredentials",
+            namespace,
+            name,
+        };
+        let finalizers = if there { vec![FINALIZER] } else { Vec::new() };
+        let body = json!({
+            "apiVersion": ServiceNowCredential::api_version(&()),
+            "kind": ServiceNowCredential::kind(&()),
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": credential.uid,
+                "finalizers": finalizers,
+            },
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let request = Request::new(ServiceNowCredential::url_path(&(), Some(namespace)))
+            .patch(name, &params, &Patch::Apply(body))
+            .map_err(|error| failure(&Error::BuildRequest(error), call))?;
+        // Where it is gone, or another has its name, there is nothing to hold or to let go.
+        self.send(request, call).await.map(|_| ())
     }
 
     /// Writes the status of this very resource; returns its resourceVersion, or `None` when it is
@@ -243,6 +393,50 @@ impl Cluster {
             Some(Err(error)) if code(&error) == Some(404) => Ok(None),
             Some(Err(error)) => Err(failure(&error, call)),
             Some(Ok(metadata)) => Ok(metadata.resource_version),
+        }
+    }
+
+    /// Restarts a workload by what its pod template says, as `kubectl rollout restart` does by an
+    /// annotation of its own. No other field of it is touched.
+    pub(crate) async fn restart(
+        &self,
+        credential: &Credential,
+        workload: &Workload,
+        at: Timestamp,
+    ) -> Restart {
+        let namespace = &*credential.name.namespace;
+        let (resource, path) = match workload.kind {
+            WorkloadKind::Deployment => ("deployments", Deployment::url_path(&(), Some(namespace))),
+            WorkloadKind::StatefulSet => {
+                ("statefulsets", StatefulSet::url_path(&(), Some(namespace)))
+            }
+            WorkloadKind::DaemonSet => ("daemonsets", DaemonSet::url_path(&(), Some(namespace))),
+        };
+        let call = Call {
+            verb: "patch",
+            resource,
+            namespace,
+            name: &workload.name,
+        };
+        let annotations = json!({ RESTARTED_AT: timestamp(at) });
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let request = Request::new(path).patch(&workload.name, &params, &Patch::Merge(patch));
+        if let Err(failure) = self.may_begin() {
+            return Restart::Failed(failure);
+        }
+        let answer = match request {
+            Ok(request) => self.request_metadata(request).await,
+            Err(error) => Some(Err(Error::BuildRequest(error))),
+        };
+        match answer {
+            None => Restart::Failed(timed_out(call)),
+            Some(Ok(_)) => Restart::Done,
+            Some(Err(error)) if code(&error) == Some(404) => Restart::Missing,
+            Some(Err(error)) => Restart::Failed(failure(&error, call)),
         }
     }
 
@@ -324,6 +518,23 @@ fn has_changed(error: &Error) -> bool {
     }
 }
 
+/// A merge met a key that another field manager holds (Kubernetes documentation, "Server-Side
+/// Apply", conflicts).
+fn is_held_by_another(error: &Error) -> bool {
+    let Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 409
+        && causes
+            .into_iter()
+            .any(|cause| cause.reason == "FieldManagerConflict")
+}
+
+fn merge_manager(credential: &Credential) -> String {
+    field_manager(&credential.name.name, CreationPolicy::Merge).into_owned()
+}
+
 /// No message repeats what was sent.
 fn without_data(failure: &Failure, desired: &Desired) -> Failure {
     let message = desired
@@ -356,16 +567,33 @@ fn manifest(credential: &Credential, desired: &Desired, uid: Option<&str>) -> Va
             "namespace": &*credential.name.namespace,
             "labels": desired.labels,
             "annotations": desired.annotations,
-            "ownerReferences": [owner(credential)],
         },
         "data": data,
     });
+    if desired.owned {
+        manifest["metadata"]["ownerReferences"] = json!([owner(credential)]);
+    }
     match uid {
         Some(uid) => manifest["metadata"]["uid"] = json!(uid),
         // A type never changes, so only a create says it.
         None => manifest["type"] = json!(desired.type_),
     }
     manifest
+}
+
+/// Our keys of somebody's Secret, and nothing else of it.
+fn merged(credential: &Credential, desired: &Desired, uid: &str) -> Value {
+    let data: BTreeMap<_, _> = desired.data.encoded().collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": desired.name,
+            "namespace": &*credential.name.namespace,
+            "uid": uid,
+        },
+        "data": data,
+    })
 }
 
 /// The JSON merge patch (RFC 7386) that sets what is desired and takes out what was dropped.
@@ -387,13 +615,18 @@ fn replacement(
         .encoded()
         .map(|(key, value)| (key.to_owned(), value))
         .collect();
+    let owners = if desired.owned {
+        json!([owner(credential)])
+    } else {
+        Value::Null
+    };
     json!({
         "metadata": {
             "uid": version.uid,
             "resourceVersion": version.resource_version,
             "labels": with_nulls(&desired.labels, &dropped.labels),
             "annotations": with_nulls(&desired.annotations, &dropped.annotations),
-            "ownerReferences": [owner(credential)],
+            "ownerReferences": owners,
         },
         "data": with_nulls(&data, &dropped.data),
     })

@@ -12,9 +12,13 @@ use serde_json::json;
 
 use super::{Cluster, Fence};
 use crate::{
-    api::{Reason, ServiceNowCredentialSpec, ServiceNowCredentialStatus},
+    api::{
+        CreationPolicy, Reason, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Workload,
+        WorkloadKind,
+    },
     decide::{
         Credential, Failure, Name, Transition,
+        after::Restart,
         observed::{Version, WriteOutcome},
         ownership::{Desired, TargetWrite},
         template::{self, Variables},
@@ -46,6 +50,10 @@ fn api() -> (Client, Writes) {
                     "apiVersion": "snowcred.dev/v1alpha1", "kind": "ServiceNowCredential",
                     "name": "itsm", "uid": "uid", "controller": true,
                 }],
+                "managedFields": [{
+                    "manager": "servicenow-credential-operator/itsm", "operation": "Apply",
+                    "fieldsV1": {"f:data": {"f:token": {}}},
+                }],
             },
         });
         async move {
@@ -65,6 +73,7 @@ fn credential() -> Credential {
         resource_version: "1".to_owned(),
         created_at: Timestamp::UNIX_EPOCH,
         deleting: false,
+        finalizer: false,
         renew_request: None,
         spec: Ok(ServiceNowCredentialSpec::default().into()),
         status: Default::default(),
@@ -81,6 +90,7 @@ fn desired() -> Desired {
     };
     Desired {
         name: "itsm".to_owned(),
+        owned: true,
         type_: "Opaque".to_owned(),
         labels: Default::default(),
         annotations: Default::default(),
@@ -88,7 +98,7 @@ fn desired() -> Desired {
     }
 }
 
-fn target_writes() -> [TargetWrite; 3] {
+fn target_writes() -> [TargetWrite; 4] {
     [
         TargetWrite::Create(desired()),
         TargetWrite::Apply {
@@ -103,6 +113,10 @@ fn target_writes() -> [TargetWrite; 3] {
             desired: desired(),
             dropped: Default::default(),
         },
+        TargetWrite::Merge {
+            uid: "secret-uid".to_owned(),
+            desired: desired(),
+        },
     ]
 }
 
@@ -113,13 +127,22 @@ async fn write_everything(cluster: &Cluster) -> Vec<Failure> {
     for write in target_writes() {
         match cluster.write_target(&credential, &write).await {
             WriteOutcome::Failed(failure) => failures.push(failure),
-            WriteOutcome::Done(_) | WriteOutcome::Changed => {}
+            WriteOutcome::Done(_) | WriteOutcome::Changed | WriteOutcome::Conflict(_) => {}
         }
     }
-    let removed = cluster
-        .remove_target(&credential, "itsm", "secret-uid")
-        .await;
-    failures.extend(removed.err());
+    for policy in [CreationPolicy::Owner, CreationPolicy::Merge] {
+        let removed = cluster.remove_target(&credential, "itsm", "secret-uid", policy);
+        failures.extend(removed.await.err());
+    }
+    failures.extend(cluster.set_finalizer(&credential, true).await.err());
+    let workload = Workload {
+        kind: WorkloadKind::Deployment,
+        name: "sync".to_owned(),
+    };
+    let restart = cluster.restart(&credential, &workload, Timestamp::UNIX_EPOCH);
+    if let Restart::Failed(failure) = restart.await {
+        failures.push(failure);
+    }
     let status = ServiceNowCredentialStatus::default();
     failures.extend(cluster.write_status(&credential, &status).await.err());
     let transition = Transition {
@@ -147,7 +170,11 @@ async fn who_leads_writes() {
             "POST secrets",
             "PATCH itsm",
             "PATCH itsm",
+            "PATCH itsm",
             "DELETE itsm",
+            "PATCH itsm",
+            "PATCH itsm",
+            "PATCH sync",
             "PATCH status",
             "POST events",
         ]
@@ -162,7 +189,7 @@ async fn no_write_starts_after_the_renew_deadline_and_each_says_why() {
     fence.open_until(Instant::now());
     let failures = write_everything(&cluster).await;
     assert_eq!(writes.lock().unwrap().as_slice(), [] as [&str; 0]);
-    assert_eq!(failures.len(), 5, "all but the event say so: {failures:?}");
+    assert_eq!(failures.len(), 9, "all but the event say so: {failures:?}");
     for failure in failures {
         assert!(failure.message().contains("leads no more"), "{failure}");
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::store::{Relist, Store};
+use super::{objects::Relist, store::Store};
 use crate::{
     api::{
         CreationPolicy, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target, TargetStatus,
@@ -48,6 +48,7 @@ fn credential(who: &str, target: &str, resource_version: u32) -> Credential {
         resource_version: resource_version.to_string(),
         created_at: Timestamp::UNIX_EPOCH,
         deleting: false,
+        finalizer: false,
         renew_request: None,
         spec: Ok(spec.into()),
         status: Default::default(),
@@ -88,19 +89,19 @@ fn written(
 #[test]
 fn of_other_peoples_secrets_nothing_is_kept() {
     let mut store = store([credential("a", "token", 1)]);
-    assert_eq!(store.secret_applied(&name("theirs"), version("u", 5)), []);
-    assert_eq!(store.seen(&name("theirs")), &Seen::Unknown);
-    assert_eq!(store.secret_deleted(&name("theirs"), "6"), []);
+    assert_eq!(store.secrets.applied(&name("theirs"), version("u", 5)), []);
+    assert_eq!(store.secrets.seen(&name("theirs")), &Seen::Unknown);
+    assert_eq!(store.secrets.deleted(&name("theirs"), "6"), []);
     let elsewhere = Name::new("elsewhere", "token");
-    assert_eq!(store.secret_applied(&elsewhere, version("u", 5)), []);
+    assert_eq!(store.secrets.applied(&elsewhere, version("u", 5)), []);
     assert_eq!(
-        store.secret_applied(&name("token"), version("u", 5)),
+        store.secrets.applied(&name("token"), version("u", 5)),
         [name("a")]
     );
-    assert_eq!(store.seen(&name("token")), &present("u", 5));
+    assert_eq!(store.secrets.seen(&name("token")), &present("u", 5));
     store.remove(&name("a"));
     assert_eq!(
-        store.seen(&name("token")),
+        store.secrets.seen(&name("token")),
         &Seen::Unknown,
         "nobody names it any more"
     );
@@ -110,49 +111,54 @@ fn of_other_peoples_secrets_nothing_is_kept() {
 fn old_news_of_a_secret_does_not_win_over_newer() {
     let mut store = store([credential("a", "token", 1)]);
     let token = name("token");
-    store.secret_applied(&token, version("u", 100));
+    store.secrets.applied(&token, version("u", 100));
     assert_eq!(
-        store.secret_applied(&token, version("u", 99)),
+        store.secrets.applied(&token, version("u", 99)),
         [],
         "as a number, not as text"
     );
-    assert_eq!(store.secret_applied(&token, version("u", 100)), []);
-    assert_eq!(store.secret_deleted(&token, "99"), []);
-    assert_eq!(store.seen(&token), &present("u", 100));
-    assert_eq!(store.secret_deleted(&token, "101"), [name("a")]);
-    assert_eq!(store.secret_deleted(&token, "101"), []);
-    assert_eq!(store.seen(&token), &Seen::Absent);
-    assert_eq!(store.secret_applied(&token, version("v", 102)), [name("a")]);
+    assert_eq!(store.secrets.applied(&token, version("u", 100)), []);
+    assert_eq!(store.secrets.deleted(&token, "99"), []);
+    assert_eq!(store.secrets.seen(&token), &present("u", 100));
+    assert_eq!(store.secrets.deleted(&token, "101"), [name("a")]);
+    assert_eq!(store.secrets.deleted(&token, "101"), []);
+    assert_eq!(store.secrets.seen(&token), &Seen::Absent);
+    assert_eq!(
+        store.secrets.applied(&token, version("v", 102)),
+        [name("a")]
+    );
 }
 
 #[test]
 fn a_read_that_is_ahead_of_the_watch_is_news_to_all_and_one_behind_is_none() {
     let mut store = store([credential("a", "a", 1), credential("b", "b", 1)]);
     let client = name("client");
-    assert_eq!(store.secret_read(&client, None), []);
-    assert_eq!(store.seen(&client), &Seen::Absent);
-    let woken = store.secret_read(&client, Some(version("u", 5)));
+    assert_eq!(store.secrets.read(&client, None), []);
+    assert_eq!(store.secrets.seen(&client), &Seen::Absent);
+    let woken = store.secrets.read(&client, Some(version("u", 5)));
     assert_eq!(woken, ["a", "b"].map(name));
-    assert_eq!(store.secret_read(&client, Some(version("u", 4))), []);
+    assert_eq!(store.secrets.read(&client, Some(version("u", 4))), []);
     assert_eq!(
-        store.secret_read(&client, None),
+        store.secrets.read(&client, None),
         [],
         "the watch will say so"
     );
-    assert_eq!(store.seen(&client), &present("u", 5));
-    assert_eq!(store.secret_applied(&client, version("u", 5)), []);
+    assert_eq!(store.secrets.seen(&client), &present("u", 5));
+    assert_eq!(store.secrets.applied(&client, version("u", 5)), []);
 }
 
 #[test]
 fn a_relist_removes_what_is_gone_and_not_what_was_first_named_meanwhile() {
     let mut store = store([credential("a", "a-token", 1)]);
-    let seen = |store: &Store, secret| store.seen(&name(secret)).clone();
-    store.secret_applied(&name("a-token"), version("u", 5));
-    store.secret_applied(&name("client"), version("c", 6));
+    let seen = |store: &Store, secret| store.secrets.seen(&name(secret)).clone();
+    store.secrets.applied(&name("a-token"), version("u", 5));
+    store.secrets.applied(&name("client"), version("c", 6));
     let mut relist = store.begin_relist(None);
-    store.secret_listed(&mut relist, &name("client"), version("c", 6));
+    store
+        .secrets
+        .listed(&mut relist, &name("client"), version("c", 6));
     store.apply(credential("b", "b-token", 2));
-    assert_eq!(store.end_secret_relist(&relist), [name("a")]);
+    assert_eq!(store.secrets.end_relist(&relist), [name("a")]);
     assert_eq!(seen(&store, "client"), present("c", 6));
     assert_eq!(seen(&store, "a-token"), Seen::Absent);
     assert_eq!(
@@ -161,7 +167,7 @@ fn a_relist_removes_what_is_gone_and_not_what_was_first_named_meanwhile() {
         "the list may have passed it"
     );
     let relist = store.begin_relist(None);
-    let woken = store.end_secret_relist(&relist);
+    let woken = store.secrets.end_relist(&relist);
     assert!(woken.contains(&name("b")), "{woken:?}");
     assert_eq!(seen(&store, "b-token"), Seen::Absent);
 }
@@ -174,11 +180,11 @@ fn a_relist_of_one_namespace_says_nothing_of_another() {
     };
     let mut store = store([elsewhere]);
     let token = Name::new("elsewhere", "token");
-    store.secret_applied(&token, version("u", 5));
+    store.secrets.applied(&token, version("u", 5));
     let relist = store.begin_relist(Some("ns"));
-    assert_eq!(store.end_secret_relist(&relist), []);
+    assert_eq!(store.secrets.end_relist(&relist), []);
     assert_eq!(store.end_relist(&relist), []);
-    assert_eq!(store.seen(&token), &present("u", 5));
+    assert_eq!(store.secrets.seen(&token), &present("u", 5));
     assert!(store.get(&Name::new("elsewhere", "a")).is_some());
 }
 
@@ -302,13 +308,13 @@ fn the_older_of_two_resources_comes_first_and_the_owner_before_both() {
     assert_eq!(store.rival(&young), older("old"));
     assert_eq!(store.rival(&old), None);
     // The younger wrote the Secret that exists.
-    store.secret_applied(&name("token"), version("u", 5));
+    store.secrets.applied(&name("token"), version("u", 5));
     written(&mut store, "young", 6, wrote("token", "u"));
     let of = |store: &Store, who| store.rival(store.get(&name(who)).unwrap());
     assert_eq!(of(&store, "young"), None);
     assert_eq!(of(&store, "old"), older("young"));
     // It is deleted: age decides again, and both are woken to find out.
-    let woken = store.secret_deleted(&name("token"), "7");
+    let woken = store.secrets.deleted(&name("token"), "7");
     assert_eq!(woken, ["old", "young"].map(name));
     assert_eq!(of(&store, "young"), older("old"));
     // The same age: the uid decides, whoever asks.
@@ -353,35 +359,35 @@ fn rivals_wake_when_a_target_is_freed() {
 #[test]
 fn a_renamed_target_stays_known_under_its_old_name_until_the_status_forgets_it() {
     let mut store = store([credential("a", "old", 1)]);
-    store.secret_applied(&name("old"), version("u", 2));
+    store.secrets.applied(&name("old"), version("u", 2));
     written(&mut store, "a", 3, wrote("old", "u"));
     store.apply(Credential {
         generation: 2,
         status: wrote("old", "u"),
         ..credential("a", "new", 4)
     });
-    assert_eq!(store.seen(&name("old")), &present("u", 2));
+    assert_eq!(store.secrets.seen(&name("old")), &present("u", 2));
     assert_eq!(
-        store.secret_applied(&name("old"), version("u", 5)),
+        store.secrets.applied(&name("old"), version("u", 5)),
         [name("a")]
     );
-    assert_eq!(store.seen(&name("new")), &Seen::Unknown);
-    store.secret_applied(&name("new"), version("n", 6));
+    assert_eq!(store.secrets.seen(&name("new")), &Seen::Unknown);
+    store.secrets.applied(&name("new"), version("n", 6));
     written(&mut store, "a", 7, wrote("new", "n"));
     assert_eq!(
-        store.seen(&name("old")),
+        store.secrets.seen(&name("old")),
         &Seen::Unknown,
         "nothing is kept of it"
     );
-    assert_eq!(store.seen(&name("new")), &present("n", 6));
+    assert_eq!(store.secrets.seen(&name("new")), &present("n", 6));
 }
 
 #[test]
 fn a_client_secret_is_known_to_all_who_name_it() {
     let mut store = store([credential("a", "a", 1), credential("b", "b", 2)]);
-    let woken = store.secret_applied(&name("client"), version("c", 3));
+    let woken = store.secrets.applied(&name("client"), version("c", 3));
     assert_eq!(woken, ["a", "b"].map(name));
     store.remove(&name("a"));
-    assert_eq!(store.seen(&name("client")), &present("c", 3));
-    assert_eq!(store.secret_deleted(&name("client"), "4"), [name("b")]);
+    assert_eq!(store.secrets.seen(&name("client")), &present("c", 3));
+    assert_eq!(store.secrets.deleted(&name("client"), "4"), [name("b")]);
 }

@@ -1,15 +1,20 @@
-//! The two watches: resources, and the metadata of Secrets.
+//! The watches: resources, and the metadata of the objects that they name.
 
 use std::{
+    fmt::Debug,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     api::{ApiResource, DynamicObject, ListParams},
     core::PartialObjectMeta,
     runtime::{
@@ -25,12 +30,13 @@ use crate::{
     api::{ServiceNowCredential, ServiceNowCredentialSpec},
     decide::{
         Credential, Name,
-        observed::{CheckedSpec, Version},
+        observed::{CheckedSpec, Kind, Version},
+        ownership::FINALIZER,
     },
 };
 
-/// A Secret's name and state.
-pub type SeenSecret = (Name, Version);
+/// An object's name and state.
+pub type SeenObject = (Name, Version);
 
 /// Watches the resources of one namespace, or of all. An object that does not decode is still
 /// one object of the list: its spec says why.
@@ -38,7 +44,7 @@ pub fn credentials(
     client: Client,
     namespace: Option<&str>,
     selector: Option<&str>,
-) -> impl Stream<Item = watcher::Result<Event<Credential>>> + Send + use<> {
+) -> BoxStream<'static, watcher::Result<Event<Credential>>> {
     let api = resources(client, namespace);
     let config = watcher::Config {
         label_selector: selector.map(str::to_owned),
@@ -69,18 +75,37 @@ fn resources(client: Client, namespace: Option<&str>) -> Api<DynamicObject> {
     }
 }
 
-/// Watches the metadata of the Secrets of one namespace, or of all.
-pub fn secrets(
+/// Watches the metadata of the objects of one kind in one namespace, or in all.
+pub fn objects(
+    client: Client,
+    kind: Kind,
+    namespace: Option<&str>,
+) -> BoxStream<'static, watcher::Result<Event<SeenObject>>> {
+    match kind {
+        Kind::Secret => metadata::<Secret>(client, namespace),
+        Kind::ConfigMap => metadata::<ConfigMap>(client, namespace),
+    }
+}
+
+fn metadata<K>(
     client: Client,
     namespace: Option<&str>,
-) -> impl Stream<Item = watcher::Result<Event<SeenSecret>>> + Send + use<> {
-    let api: Api<PartialObjectMeta<Secret>> = match namespace {
+) -> BoxStream<'static, watcher::Result<Event<SeenObject>>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let api: Api<PartialObjectMeta<K>> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
     watcher(api, watcher::Config::default())
         .backoff(Patience::default())
-        .map_ok(|event| convert(event, seen_secret))
+        .map_ok(|event| convert(event, |object| seen(&object.metadata)))
         .boxed()
 }
 
@@ -94,11 +119,10 @@ fn convert<A, B>(event: Event<A>, f: impl FnOnce(A) -> B) -> Event<B> {
     }
 }
 
-fn seen_secret(secret: PartialObjectMeta<Secret>) -> SeenSecret {
-    let version = Version::from(&secret.metadata);
-    let namespace = secret.metadata.namespace.unwrap_or_default();
-    let name = secret.metadata.name.unwrap_or_default();
-    (Name::new(&namespace, &name), version)
+fn seen(metadata: &ObjectMeta) -> SeenObject {
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    (Name::new(namespace, name), Version::from(metadata))
 }
 
 /// Keeps of a resource what is acted upon.
@@ -118,6 +142,9 @@ pub(crate) fn credential(mut object: DynamicObject) -> Credential {
             .creation_timestamp
             .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         deleting: metadata.deletion_timestamp.is_some(),
+        finalizer: metadata
+            .finalizers
+            .is_some_and(|all| all.iter().any(|finalizer| finalizer == FINALIZER)),
         renew_request: annotations.get(RENEW_REQUESTED_AT).cloned(),
         spec: serde_json::from_value::<ServiceNowCredentialSpec>(take("spec"))
             .map(CheckedSpec::from)

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use serde::Deserialize;
 
 use super::{
+    causes::likely,
     key::SharingKey,
     token::{TokenAnswer, parse_answer},
 };
@@ -126,7 +127,7 @@ fn shown(mut answer: TokenAnswer, key: &SharingKey) -> TokenAnswer {
     answer
 }
 
-fn is_html(answer: &RawAnswer, body: &[u8]) -> bool {
+pub(super) fn is_html(answer: &RawAnswer, body: &[u8]) -> bool {
     let start = body.trim_ascii_start();
     answer.content_type.to_ascii_lowercase().contains("html") || start.starts_with(b"<")
 }
@@ -173,43 +174,37 @@ fn refused(status: u16, body: &[u8], key: &SharingKey) -> Failure {
         ("", description) => format!(" ({description})"),
         (code, description) => format!(" ({code}: {description})"),
     };
+    let password = key.user_name().is_some();
     if error.error == "unsupported_grant_type" {
+        let grant = if password {
+            "password"
+        } else {
+            "client-credentials"
+        };
         return Failure::new(
             Reason::AccessDenied,
             format!(
                 "{origin} refused the token request with HTTP {status}{said}: this instance does \
-                 not offer the client-credentials grant. Check that its release has it and that \
-                 the plugin OAuth 2.0 (com.snc.platform.security.oauth) is active."
+                 not offer the {grant} grant. Check that its release has it and that the plugin \
+                 OAuth 2.0 (com.snc.platform.security.oauth) is active."
             ),
         );
     }
-    let missing_user = error
-        .error_description
-        .contains("integration user is not configured");
-    let mut causes = [
-        "the system property glide.oauth.inbound.client.credential.grant_type.enabled is missing or \
-         not true (its default is false; the password grant works without it)",
-        "the client's Application Registry entry has no OAuth Application User (the field is not on \
-         the form by default), or that user is inactive, locked out or lacks roles",
-        "the client id or secret is wrong, or was stored with something around it",
-        "a requested scope is not linked to the client (leaving spec.scopes out is always allowed)",
-        "a plugin is inactive: com.snc.platform.security.oauth, com.glide.rest, \
-         com.glide.auth.scope or com.glide.rest.auth.scope",
-        "on Zurich and newer, the client must be made in the Machine Identity Console as an inbound \
-         integration with the client credentials grant",
-    ];
-    if missing_user {
-        causes.swap(0, 1);
-    }
+    let causes = likely(password, &error.error_description);
     let list: Vec<_> = causes
         .iter()
         .enumerate()
-        .map(|(i, cause)| format!("{}) {cause}", i + 1))
+        .map(|(i, cause)| format!("{}) {}", i + 1, cause.explain()))
         .collect();
+    let whom = if password {
+        "the client or the user"
+    } else {
+        "the client"
+    };
     Failure::new(
         Reason::AccessDenied,
         format!(
-            "{origin} refused the client with HTTP {status}{said}. The instance does not say why; \
+            "{origin} refused {whom} with HTTP {status}{said}. The instance does not say why; \
              check in this order: {}. The instance's System Logs, filtered to Source = OAuth, say \
              more; ServiceNow's KB1645212 covers the setup.",
             list.join("; ")

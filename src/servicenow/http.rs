@@ -1,53 +1,106 @@
-//! One token request over HTTP.
+//! Requests to an instance over HTTP: for a token, and with one.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use reqwest::{
     Client, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
     redirect,
 };
+use zeroize::Zeroizing;
 
 use super::{
     answer::{BODY_LIMIT, RawAnswer, judge},
     key::SharingKey,
     prepared::{HeldBack, Prepared, hold_back},
-    token::TokenAnswer,
+    tls::Tls,
+    token::{AccessToken, TokenAnswer},
 };
 use crate::{Clock, api::Reason, decide::Failure};
 
-/// Sends token requests. It follows no redirect and keeps no cookie; a proxy is taken from
+/// Sends requests to instances. It follows no redirect and keeps no cookie; a proxy is taken from
 /// `HTTPS_PROXY` and `NO_PROXY`.
 #[derive(Clone)]
-pub struct TokenEndpoint {
-    client: Client,
-    /// Opens a connection of its own for each request, and holds it until the request may go.
-    ahead: Client,
+pub struct Endpoint {
+    /// One pair for all connections that are made alike, and when it was last used.
+    clients: Arc<Mutex<HashMap<Tls, (Clients, Instant)>>>,
     timeout: Duration,
 }
 
-impl TokenEndpoint {
-    /// A client that gives each request `timeout`, from connecting to the last byte.
-    pub fn new(timeout: Duration) -> Result<Self, reqwest::Error> {
+#[derive(Clone)]
+struct Clients {
+    ordinary: Client,
+    /// Opens a connection of its own for each request, and holds it until the request may go.
+    ahead: Client,
+}
+
+impl Clients {
+    fn new(timeout: Duration, tls: &Tls) -> Result<Self, reqwest::Error> {
         let builder = || {
-            Client::builder()
+            let builder = Client::builder()
                 .redirect(redirect::Policy::none())
                 .user_agent(concat!(
                     env!("CARGO_PKG_NAME"),
                     "/",
                     env!("CARGO_PKG_VERSION")
-                ))
+                ));
+            tls.configure(builder)
         };
         Ok(Self {
-            client: builder().timeout(timeout).build()?,
+            ordinary: builder()?.timeout(timeout).build()?,
             // Without a pool the connection is made for the request, and by its own task.
-            ahead: builder()
+            ahead: builder()?
                 .timeout(timeout + HeldBack::LONGEST)
                 .pool_max_idle_per_host(0)
                 .connector_layer(HeldBack::layer())
                 .build()?,
+        })
+    }
+}
+
+/// Connections that nobody has used for so long are given up.
+const UNUSED: Duration = Duration::from_secs(600);
+
+impl Endpoint {
+    /// An endpoint that gives each request `timeout`, from connecting to the last byte.
+    pub fn new(timeout: Duration) -> Result<Self, reqwest::Error> {
+        let clients = Clients::new(timeout, &Tls::default())?;
+        let clients = HashMap::from([(Tls::default(), (clients, Instant::now()))]);
+        Ok(Self {
+            clients: Arc::new(Mutex::new(clients)),
             timeout,
         })
+    }
+
+    /// Gives up the connections of certificates that nobody uses any more.
+    pub fn sweep(&self) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|tls, (_, used)| *tls == Tls::default() || used.elapsed() < UNUSED);
+    }
+
+    fn clients(&self, origin: &str, tls: &Tls) -> Result<Clients, Failure> {
+        let mut all = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((clients, used)) = all.get_mut(tls) {
+            *used = Instant::now();
+            return Ok(clients.clone());
+        }
+        let clients = Clients::new(self.timeout, tls).map_err(|error| {
+            Failure::new(
+                Reason::TlsFailed,
+                format!(
+                    "No TLS connection to {origin} can be made with the certificates of spec.tls: \
+                     {}. Check them with openssl.",
+                    cause(&error)
+                ),
+            )
+        })?;
+        all.insert(tls.clone(), (clients.clone(), Instant::now()));
+        Ok(clients)
     }
 
     /// Asks the key's instance for a token: `POST /oauth_token.do`, form-encoded.
@@ -56,37 +109,59 @@ impl TokenEndpoint {
         key: &SharingKey,
         clock: &dyn Clock,
     ) -> Result<TokenAnswer, Failure> {
-        self.ask(&self.client, key, clock).await
+        judge(&self.answer(key).await?, key, clock.now())
+    }
+
+    /// The answer of the key's instance to the request for a token, as it came.
+    pub async fn answer(&self, key: &SharingKey) -> Result<RawAnswer, Failure> {
+        let clients = self.clients(key.origin(), key.tls())?;
+        self.ask(&clients.ordinary, key).await
     }
 
     /// Opens the connection for a request that is to go soon; not a byte of it is sent before
     /// [`Prepared::send`].
     pub fn prepare(&self, key: Arc<SharingKey>, clock: Arc<dyn Clock>) -> Prepared {
         let endpoint = self.clone();
-        hold_back(async move { endpoint.ask(&endpoint.ahead, &key, &*clock).await })
+        hold_back(async move {
+            let clients = endpoint.clients(key.origin(), key.tls())?;
+            judge(
+                &endpoint.ask(&clients.ahead, &key).await?,
+                &key,
+                clock.now(),
+            )
+        })
     }
 
-    async fn ask(
+    /// Uses a token on a path of its instance: what came back.
+    pub async fn get(
         &self,
-        client: &Client,
-        key: &SharingKey,
-        clock: &dyn Clock,
-    ) -> Result<TokenAnswer, Failure> {
+        origin: &str,
+        tls: &Tls,
+        path: &str,
+        token: &AccessToken,
+    ) -> Result<RawAnswer, Failure> {
+        let clients = self.clients(origin, tls)?;
+        let bearer = Zeroizing::new(format!("Bearer {}", token.expose()));
+        let request = clients
+            .ordinary
+            .get(format!("{origin}{path}"))
+            .header(ACCEPT, "application/json")
+            .header(AUTHORIZATION, secret(origin, &bearer)?);
+        let answer = self.read(request).await;
+        answer.map_err(|error| self.unreachable(origin, &error))
+    }
+
+    async fn ask(&self, client: &Client, key: &SharingKey) -> Result<RawAnswer, Failure> {
         let mut request = client
             .post(format!("{}/oauth_token.do", key.origin()))
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(key.form().to_string());
         if let Some(authorization) = key.authorization() {
-            let mut value = HeaderValue::from_str(&authorization).map_err(|_| bug(key))?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
+            request = request.header(AUTHORIZATION, secret(key.origin(), &authorization)?);
         }
-        let answer = self
-            .read(request)
-            .await
-            .map_err(|error| self.unreachable(key, &error))?;
-        judge(&answer, key, clock.now())
+        let answer = self.read(request).await;
+        answer.map_err(|error| self.unreachable(key.origin(), &error))
     }
 
     async fn read(&self, request: reqwest::RequestBuilder) -> Result<RawAnswer, reqwest::Error> {
@@ -120,8 +195,7 @@ impl TokenEndpoint {
         }
     }
 
-    fn unreachable(&self, key: &SharingKey, error: &reqwest::Error) -> Failure {
-        let origin = key.origin();
+    fn unreachable(&self, origin: &str, error: &reqwest::Error) -> Failure {
         let mut chain = Vec::new();
         let mut not_trusted = false;
         let mut link = error.source();
@@ -137,9 +211,10 @@ impl TokenEndpoint {
                 Reason::TlsFailed,
                 format!(
                     "No TLS connection to {origin}: {cause}. If the instance or a proxy in front of \
-                     it uses a certificate of your own CA, start the operator with SSL_CERT_FILE \
-                     naming a bundle that holds that CA; otherwise check that spec.instance is the \
-                     name in the certificate."
+                     it uses a certificate of your own CA, name that CA in spec.tls.caBundleRef; if \
+                     it asks for a client certificate, name one that it accepts in \
+                     spec.tls.clientCertificateRef; otherwise check that spec.instance is the name \
+                     in the certificate."
                 ),
             );
         }
@@ -158,7 +233,7 @@ impl TokenEndpoint {
             Reason::InstanceUnavailable,
             format!(
                 "{origin} {what}. Check spec.instance, and that the cluster may reach it (firewall, \
-                 NetworkPolicy, HTTPS_PROXY); it is tried again until it answers."
+                 NetworkPolicy, HTTPS_PROXY)."
             ),
         )
     }
@@ -174,12 +249,23 @@ fn is_tls(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<rustls::Error>() || wrapped.is_some_and(|inner| is_tls(inner))
 }
 
-fn bug(key: &SharingKey) -> Failure {
-    Failure::new(
-        Reason::InternalError,
-        format!(
-            "The token request to {} could not be built. This is a bug of the operator.",
-            key.origin()
-        ),
-    )
+/// The last cause in a chain of errors says the most.
+fn cause(error: &reqwest::Error) -> String {
+    let mut last: &dyn Error = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
+}
+
+/// A header that no library prints.
+fn secret(origin: &str, value: &str) -> Result<HeaderValue, Failure> {
+    let mut value = HeaderValue::from_str(value).map_err(|_| {
+        Failure::new(
+            Reason::InternalError,
+            format!("The request to {origin} could not be built. This is a bug of the operator."),
+        )
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }

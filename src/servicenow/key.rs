@@ -10,17 +10,22 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
+use super::tls::Tls;
 use crate::api::{ClientAuthentication, Instance};
 
 /// Tokens and refusals are shared by this key and by nothing less: origin, client authentication,
-/// client id and secret, grant material and scopes, compared as bytes, in memory only.
+/// client id and secret, grant material, scopes, CA and client certificate, compared as bytes, in
+/// memory only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SharingKey {
     origin: String,
     authentication: ClientAuthentication,
     client_id: Zeroizing<String>,
     client_secret: Zeroizing<String>,
+    /// Name and password of the password grant.
+    user: Option<(Zeroizing<String>, Zeroizing<String>)>,
     scopes: BTreeSet<String>,
+    tls: Tls,
 }
 
 impl SharingKey {
@@ -37,8 +42,24 @@ impl SharingKey {
             authentication,
             client_id,
             client_secret,
+            user: None,
             scopes: scopes.iter().cloned().collect(),
+            tls: Tls::default(),
         }
+    }
+
+    /// The same client with the password grant (RFC 6749, section 4.3).
+    #[must_use]
+    pub fn for_user(mut self, name: Zeroizing<String>, password: Zeroizing<String>) -> Self {
+        self.user = Some((name, password));
+        self
+    }
+
+    /// The same over connections made so.
+    #[must_use]
+    pub fn over(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// The instance's origin.
@@ -51,6 +72,21 @@ impl SharingKey {
         &self.client_id
     }
 
+    /// The name of the user whose password is sent; `None` with the client-credentials grant.
+    pub fn user_name(&self) -> Option<&str> {
+        self.user.as_ref().map(|(name, _)| name.as_str())
+    }
+
+    /// Whether any scope is asked for.
+    pub fn has_scopes(&self) -> bool {
+        !self.scopes.is_empty()
+    }
+
+    /// What its connections are made with.
+    pub fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
     /// The `Authorization` header (RFC 7617), where the client authenticates by one.
     pub(crate) fn authorization(&self) -> Option<Zeroizing<String>> {
         let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
@@ -61,7 +97,16 @@ impl SharingKey {
     /// The body of the token request. Nothing of it ever goes into a URL.
     pub(crate) fn form(&self) -> Zeroizing<String> {
         let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
+        match &self.user {
+            None => {
+                form.append_pair("grant_type", "client_credentials");
+            }
+            Some((name, password)) => {
+                form.append_pair("grant_type", "password");
+                form.append_pair("username", name);
+                form.append_pair("password", password);
+            }
+        }
         if self.authentication == ClientAuthentication::Body {
             form.append_pair("client_id", &self.client_id);
             form.append_pair("client_secret", &self.client_secret);
@@ -79,7 +124,12 @@ impl SharingKey {
     pub(crate) fn spellings(&self) -> Vec<Zeroizing<String>> {
         let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
         let mut all = Vec::new();
-        for credential in [&pair, &self.client_secret, &self.client_id] {
+        let user = self
+            .user
+            .iter()
+            .flat_map(|(name, password)| [name, password]);
+        let client = [&pair, &self.client_secret, &self.client_id];
+        for credential in client.into_iter().chain(user) {
             let base64 = STANDARD.encode(credential.as_bytes());
             all.push(Zeroizing::new(base64.trim_end_matches('=').to_owned()));
             all.push(Zeroizing::new(base64));
@@ -98,7 +148,10 @@ impl Hash for SharingKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.client_id.as_bytes().hash(state);
         self.client_secret.as_bytes().hash(state);
-        (&self.origin, self.authentication, &self.scopes).hash(state);
+        if let Some((name, password)) = &self.user {
+            (name.as_bytes(), password.as_bytes()).hash(state);
+        }
+        (&self.origin, self.authentication, &self.scopes, &self.tls).hash(state);
     }
 }
 

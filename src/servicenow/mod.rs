@@ -5,6 +5,7 @@ mod answer;
 mod broker;
 #[cfg(test)]
 mod broker_tests;
+mod causes;
 mod exchange;
 #[cfg(test)]
 mod hostile_tests;
@@ -13,12 +14,17 @@ mod key;
 mod key_state;
 mod line;
 mod prepared;
+mod probe;
+mod tls;
 mod token;
 
 pub use answer::{RawAnswer, judge};
 pub use broker::Broker;
+pub use causes::{Cause, first, likely};
 pub use exchange::{Ask, Exchange, Held, Known, Limits, SharedFailure, Urgency};
-pub use http::TokenEndpoint;
+pub use http::Endpoint;
 pub use key::SharingKey;
 pub use prepared::Prepared;
+pub use probe::{Probed, judge_probe};
+pub use tls::Tls;
 pub use token::{AccessToken, NotAToken, TokenAnswer};

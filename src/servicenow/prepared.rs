@@ -111,7 +111,7 @@ mod tests {
     use crate::{
         SystemClock,
         api::{ClientAuthentication, Instance},
-        servicenow::{SharingKey, TokenEndpoint},
+        servicenow::{Endpoint, SharingKey},
     };
 
     fn key(port: u16) -> Arc<SharingKey> {
@@ -125,9 +125,9 @@ mod tests {
         ))
     }
 
-    fn endpoint() -> TokenEndpoint {
+    fn endpoint() -> Endpoint {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        TokenEndpoint::new(std::time::Duration::from_secs(15)).unwrap()
+        Endpoint::new(std::time::Duration::from_secs(15)).unwrap()
     }
 
     #[tokio::test]

@@ -26,6 +26,7 @@ pub struct Metrics {
     reconciles: Family<OutcomeLabel, Counter>,
     reconcile_duration: Histogram,
     secret_writes: Counter,
+    workload_restarts: Counter,
     leader: Gauge,
 }
 
@@ -80,6 +81,7 @@ impl Metrics {
                 0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
             ]),
             secret_writes: Counter::default(),
+            workload_restarts: Counter::default(),
             leader: Gauge::default(),
             registry: Registry::default(),
         };
@@ -132,6 +134,11 @@ impl Metrics {
             "secret_writes",
             "Writes of target Secrets",
             metrics.secret_writes.clone(),
+        );
+        registry.register(
+            "workload_restarts",
+            "Restarts of workloads for a new token",
+            metrics.workload_restarts.clone(),
         );
         registry.register(
             "leader",
@@ -210,6 +217,11 @@ impl Metrics {
     /// A target was written.
     pub fn secret_written(&self) {
         self.secret_writes.inc();
+    }
+
+    /// A workload was restarted.
+    pub fn workload_restarted(&self) {
+        self.workload_restarts.inc();
     }
 
     /// This replica leads, or does not.

@@ -223,43 +223,6 @@ async fn a_broken_template_is_named_by_key_and_position_and_nothing_is_asked() {
 }
 
 #[tokio::test]
-async fn fields_of_a_later_day_are_refused_and_never_ignored() {
-    let scene = Scene::new(Duration::from_secs(1800)).await;
-    let _operator = scene.operator().await;
-    for (name, field, value) in [
-        (
-            "password",
-            "grant",
-            json!({"password": {"secretRef": {"name": "user"}}}),
-        ),
-        ("orphan", "target", json!({"creationPolicy": "Orphan"})),
-        ("merge", "target", json!({"creationPolicy": "Merge"})),
-        (
-            "verify",
-            "verify",
-            json!({"path": "/api/now/table/sys_user"}),
-        ),
-        (
-            "tls",
-            "tls",
-            json!({"clientCertificateRef": {"name": "mtls"}}),
-        ),
-        (
-            "restart",
-            "restart",
-            json!([{"kind": "Deployment", "name": "app"}]),
-        ),
-    ] {
-        let mut spec = scene.spec();
-        spec[field] = value;
-        scene.create(name, spec).await;
-        let message = scene.await_failure(name, "InvalidSpec").await;
-        assert!(message.starts_with("not supported yet: "), "{message}");
-    }
-    assert_eq!(scene.instance.token_requests(), 0);
-}
-
-#[tokio::test]
 async fn an_instance_with_an_unknown_certificate_is_not_trusted() {
     let scene = Scene::with_instance(
         testkit::servicenow::Simulator::start_tls().await,

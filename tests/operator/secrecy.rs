@@ -60,6 +60,16 @@ async fn logs_events_conditions_and_metrics_hold_no_secret_at_any_log_level() {
     body["target"] =
         json!({"data": {"authorization": "Bearer {{ token }}", "me": "{{ client_id }}"}});
     scene.create("body", body).await;
+    let (user, password) = ("marked.user.4be2", "marked password&c07f");
+    secrets.extend([user.to_owned(), password.to_owned()]);
+    scene.instance.add_user(user, password);
+    let held = json!({"username": user, "password": password});
+    scene.put_secret("user", json!({"stringData": held})).await;
+    let mut as_user = scene.spec();
+    as_user["grant"] = json!({"password": {"secretRef": {"name": "user"}}});
+    as_user["verify"] = json!({"path": "/api/now/table/sys_user"});
+    scene.create("user", as_user).await;
+    secrets.push(scene.await_synced("user").await);
     secrets.push(scene.await_synced("itsm").await);
     scene
         .await_condition("body", "Synced", "True", "TokenSynced")
@@ -94,7 +104,7 @@ async fn logs_events_conditions_and_metrics_hold_no_secret_at_any_log_level() {
     .enumerate()
     {
         scene.instance.set_fault(Some(fault));
-        for name in ["itsm", "body"] {
+        for name in ["itsm", "body", "user"] {
             scene.renew(name, &number.to_string()).await;
         }
     }

@@ -140,7 +140,10 @@ fn asked_in_trouble(ledger: &Ledger, fleet: &Fleet) -> Vec<String> {
             .filter(|member| member.instance == instance)
             .map(|member| {
                 let asked = ledger.asked.get(&member.name).into_iter().flatten();
-                asked
+                // Whoever is answered well asks an instance whose trouble is over: what hung before
+                // the end of it is given up only later.
+                let in_trouble = asked.filter(|asked| asked.status != Some(200));
+                in_trouble
                     .filter(|asked| window.from <= asked.at && asked.at <= window.to)
                     .count()
             });

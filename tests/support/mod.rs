@@ -55,7 +55,7 @@ pub fn rules() -> Vec<PolicyRule> {
         rule(
             "snowcred.dev",
             &["servicenowcredentials"],
-            &["get", "list", "watch"],
+            &["get", "list", "watch", "patch"],
         ),
         rule(
             "snowcred.dev",
@@ -66,6 +66,12 @@ pub fn rules() -> Vec<PolicyRule> {
             "",
             &["secrets"],
             &["get", "list", "watch", "create", "patch", "delete"],
+        ),
+        rule("", &["configmaps"], &["get", "list", "watch"]),
+        rule(
+            "apps",
+            &["deployments", "statefulsets", "daemonsets"],
+            &["patch"],
         ),
         rule("events.k8s.io", &["events"], &["create"]),
         rule(

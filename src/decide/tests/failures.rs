@@ -303,31 +303,7 @@ fn counts_go_on_by_cause_only() {
 fn a_bug_is_said_backed_off_and_left_behind() {
     let scene = Scene::synced();
     let bug = Failure::new(Reason::InternalError, "a bug");
-    let observed = scene.clone();
-    let target = None;
-    let settle = crate::decide::fail(
-        &crate::decide::Observed {
-            now: observed.now,
-            random: 0.0,
-            policy: &observed.policy,
-            credential: &observed.credential,
-            memory: &observed.memory,
-            client_seen: &observed.client_seen,
-            target_seen: &observed.target_seen,
-            previous_seen: &Seen::Absent,
-            rival: None,
-            origin_is_held: false,
-            hold: None,
-            client: None,
-            asked_at: None,
-            exchange: None,
-            target: &target,
-            unreadable: None,
-            written: None,
-            removed: None,
-        },
-        &bug,
-    );
+    let settle = crate::decide::fail(&scene.observed(), &bug);
     assert_eq!(settle.outcome, Outcome::Failed(Reason::InternalError));
     assert_eq!(settle.wake, Some(at(2)));
     let mut scene = scene;

@@ -1,11 +1,13 @@
 //! `decide` by tables, by properties, and together with the broker and the store in a small world.
 
+mod afterwards;
 mod conditions;
 mod failures;
 mod hostile;
 mod months;
 mod objects;
 mod operating;
+mod policies;
 mod properties;
 mod put_backs;
 mod renewals;

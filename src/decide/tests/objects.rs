@@ -78,6 +78,7 @@ pub(crate) fn credential(name: &str) -> Credential {
         resource_version: "1".to_owned(),
         created_at: at(-60),
         deleting: false,
+        finalizer: false,
         renew_request: None,
         spec: Ok(spec().into()),
         status: Default::default(),
@@ -149,6 +150,7 @@ pub(crate) fn secret_of(
             annotations: desired.annotations.keys().cloned().collect(),
         },
         data,
+        theirs: BTreeMap::new(),
         others: Vec::new(),
         last_written_by_us: true,
     }
@@ -179,6 +181,7 @@ pub(crate) fn foreign_secret(version: Version) -> TargetObject {
         controller: None,
         data: BTreeMap::from([("token".to_owned(), b"theirs".to_vec())]),
         ours: Fields::default(),
+        theirs: BTreeMap::from([("token".to_owned(), "kubectl".to_owned())]),
         others: vec!["kubectl".to_owned()],
         last_written_by_us: false,
     }

@@ -9,13 +9,15 @@ use super::{
     world::{UnderWay, World},
 };
 use crate::{
-    api::ServiceNowCredentialSpec,
     controller::Round,
     decide::{
-        Credential, Failure, Name, Settle, Step, client_secret_missing,
-        observed::{ClientRead, Version, WriteOutcome},
+        Credential, Name, Settle, Step,
+        after::Restart,
+        observed::{CheckedSpec, ClientRead, Version, WriteOutcome},
         ownership::TargetWrite,
+        reference_missing,
     },
+    kubernetes::ReferencesRead,
     servicenow::SharingKey,
 };
 
@@ -107,7 +109,7 @@ impl World {
             Step::ReadClient => {
                 self.client_reads += 1;
                 let read = self.read_client(spec);
-                self.core.client_read(name, round, read);
+                self.core.references_read(name, round, read);
             }
             Step::ReadTarget => {
                 let secret = self.secrets.get(&target).cloned();
@@ -120,21 +122,23 @@ impl World {
                 self.core
                     .target_written(name, round, sha256, outcome, put_back_at);
             }
-            Step::RemovePrevious { name: old, uid } => {
+            Step::RemovePrevious { name: old, uid, .. } => {
                 self.meddle(&old, |target| target.version.uid != uid);
-                round.previous_removed(Ok(()));
+                round.previous_removed(old, Ok(()));
             }
+            Step::SetFinalizer(_) => round.finalizer_set(Ok(())),
+            Step::Restart { workload, .. } => round.workload_restarted(workload, Restart::Done),
             Step::Ask(_) | Step::Settle(_) => {}
         }
     }
 
-    fn read_client(
-        &self,
-        spec: &ServiceNowCredentialSpec,
-    ) -> Result<(Arc<SharingKey>, ClientRead), Failure> {
+    fn read_client(&self, spec: &CheckedSpec) -> ReferencesRead {
         let name = Name::new("team-a", &spec.client.secret_ref.name);
         let Some((version, secret)) = self.clients.get(&name) else {
-            return Err(client_secret_missing(spec, "team-a"));
+            return ReferencesRead {
+                found: [Some(None), None, None, None],
+                client: Err(reference_missing(spec, &spec.references()[0], "team-a")),
+            };
         };
         let key = SharingKey::client_credentials(
             &spec.parsed_instance().unwrap(),
@@ -144,11 +148,14 @@ impl World {
             &spec.scopes,
         );
         let read = ClientRead {
-            version: version.clone(),
+            versions: [Some(version.clone()), None, None, None],
             client_id: "id".to_owned(),
             trimmed: false,
         };
-        Ok((Arc::new(key), read))
+        ReferencesRead {
+            found: [Some(Some(version.clone())), None, None, None],
+            client: Ok((Arc::new(key), read)),
+        }
     }
 
     fn write(&mut self, credential: &Credential, write: &TargetWrite) -> WriteOutcome {
@@ -156,7 +163,11 @@ impl World {
         let found = self.secrets.get(&name).map(|target| target.version.clone());
         let uid = match (write, found) {
             (TargetWrite::Create(_), None) => format!("{}-uid-{}", name.name, self.version),
-            (TargetWrite::Apply { uid, .. }, Some(found)) if *uid == found.uid => found.uid,
+            (TargetWrite::Apply { uid, .. } | TargetWrite::Merge { uid, .. }, Some(found))
+                if *uid == found.uid =>
+            {
+                found.uid
+            }
             (TargetWrite::Replace { version, .. }, Some(found)) if *version == found => found.uid,
             _ => return WriteOutcome::Changed,
         };

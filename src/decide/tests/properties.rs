@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, test_runner::RngSeed};
 
 use super::scene::*;
 use crate::{
-    api::{FailureStatus, Reason, ServiceNowCredentialSpec, condition},
+    api::{CreationPolicy, FailureStatus, Reason, ServiceNowCredentialSpec, condition},
     decide::{
         Class, Failure, Outcome, Seen, Step,
         observed::{CheckedSpec, Remembered, Rival, Version, WriteOutcome},
@@ -172,8 +172,8 @@ fn scene(throws: Vec<u8>) -> Scene {
     if dice.one_in(4) {
         scene.memory.failure = Some(Arc::new(Remembered {
             failure: dice.failure(),
-            basis: CheckedSpec::from(spec()).basis(),
-            client: scene.client_seen.clone(),
+            attempt: CheckedSpec::from(spec()).attempt(),
+            references: [Some(scene.client_seen.clone()), None, None, None],
         }));
     }
     if dice.one_in(4) {
@@ -251,7 +251,9 @@ fn shape_the_objects(mut scene: Scene, dice: &mut Dice) -> Scene {
         }
         _ => {}
     }
-    scene.removed = dice.one_in(3).then_some(Ok(()));
+    if dice.one_in(3) {
+        scene.removed.insert("old".to_owned(), Ok(()));
+    }
     scene
 }
 
@@ -349,7 +351,7 @@ proptest! {
     fn a_secret_that_is_known_to_be_foreign_is_not_written(throws in scenes()) {
         let scene = scene(throws);
         if let (Some(Some(target)), Step::Write { write, .. }) = (&scene.target, scene.decide()) {
-            let whose = judge(target, &scene.credential);
+            let whose = judge(target, &scene.credential, CreationPolicy::Owner);
             prop_assert!(!matches!(whose, Ownership::Foreign(_)), "{write:?}");
         }
     }

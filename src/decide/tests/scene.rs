@@ -1,15 +1,22 @@
 //! What a decision is made from, put together so that a case reads as a sentence.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 pub(crate) use super::objects::*;
 use crate::{
-    api::{AllowedHosts, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target, condition},
+    api::{
+        AllowedHosts, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target, Workload,
+        condition,
+    },
     decide::{
         Credential, Failure, Memory, Observed, Outcome, Seen, Settle, Step, Transition, Wish,
+        after::{Probes, Restart},
         decide,
         observed::{ClientRead, Policy, Rival, WriteOutcome},
         ownership::{TargetObject, TargetWrite},
@@ -57,7 +64,10 @@ pub(crate) struct Scene {
     pub(crate) target: Option<Option<TargetObject>>,
     pub(crate) unreadable: Option<Failure>,
     pub(crate) written: Option<(String, WriteOutcome)>,
-    pub(crate) removed: Option<Result<(), Failure>>,
+    pub(crate) removed: BTreeMap<String, Result<(), Failure>>,
+    pub(crate) finalized: Option<Result<(), Failure>>,
+    pub(crate) restarted: Vec<(Workload, Restart)>,
+    pub(crate) probes: Arc<Probes>,
 }
 
 impl Scene {
@@ -84,7 +94,10 @@ impl Scene {
             target: None,
             unreadable: None,
             written: None,
-            removed: None,
+            removed: BTreeMap::new(),
+            finalized: None,
+            restarted: Vec::new(),
+            probes: Arc::default(),
         }
     }
 
@@ -129,7 +142,7 @@ impl Scene {
             panic!("there is no client Secret to read")
         };
         self.client = Some(Ok(ClientRead {
-            version,
+            versions: [Some(version), None, None, None],
             client_id: "an-id".to_owned(),
             trimmed: false,
         }));
@@ -188,7 +201,7 @@ impl Scene {
     pub(crate) fn wrote(mut self, write: &TargetWrite, resource_version: u32) -> Self {
         let uid = match write {
             TargetWrite::Create(desired) => format!("{}-secret-uid", desired.name),
-            TargetWrite::Apply { uid, .. } => uid.clone(),
+            TargetWrite::Apply { uid, .. } | TargetWrite::Merge { uid, .. } => uid.clone(),
             TargetWrite::Replace { version, .. } => version.uid.clone(),
         };
         let version = version(&uid, resource_version);
@@ -206,14 +219,14 @@ impl Scene {
         self
     }
 
-    pub(crate) fn decide(&self) -> Step {
-        decide(&Observed {
+    pub(crate) fn observed(&self) -> Observed<'_> {
+        Observed {
             now: self.now,
             random: self.random,
             policy: &self.policy,
             credential: &self.credential,
             memory: &self.memory,
-            client_seen: &self.client_seen,
+            references: [Some(&self.client_seen), None, None, None],
             target_seen: &self.target_seen,
             previous_seen: &self.previous_seen,
             rival: self.rival.clone(),
@@ -225,8 +238,15 @@ impl Scene {
             target: &self.target,
             unreadable: self.unreadable.as_ref(),
             written: self.written.as_ref(),
-            removed: self.removed.as_ref(),
-        })
+            removed: &self.removed,
+            finalized: self.finalized.as_ref(),
+            restarted: &self.restarted,
+            probes: &self.probes,
+        }
+    }
+
+    pub(crate) fn decide(&self) -> Step {
+        decide(&self.observed())
     }
 
     pub(crate) fn settles(&self) -> Settle {
@@ -286,7 +306,9 @@ impl Scene {
         self.target = None;
         self.unreadable = None;
         self.written = None;
-        self.removed = None;
+        self.removed.clear();
+        self.finalized = None;
+        self.restarted.clear();
         self
     }
 

@@ -2,10 +2,7 @@
 
 use super::scene::*;
 use crate::{
-    api::{
-        CreationPolicy, Grant, PasswordGrant, Reason, Renewal, ServiceNowCredentialSpec, Target,
-        Tls, Verify, Workload, WorkloadKind,
-    },
+    api::{Reason, Renewal, ServiceNowCredentialSpec, Target},
     decide::{Outcome, Transition},
 };
 
@@ -37,48 +34,6 @@ fn refusal(change: impl FnOnce(&mut ServiceNowCredentialSpec)) -> (Reason, Strin
 
 fn target(change: impl FnOnce(&mut Target)) -> impl FnOnce(&mut ServiceNowCredentialSpec) {
     |spec| change(spec.target.get_or_insert_default())
-}
-
-#[test]
-fn each_unsupported_field_is_refused() {
-    type Change = Box<dyn FnOnce(&mut ServiceNowCredentialSpec)>;
-    let password = Grant {
-        client_credentials: None,
-        password: Some(PasswordGrant {
-            secret_ref: crate::api::UserSecretRef {
-                name: "user".to_owned(),
-                ..Default::default()
-            },
-        }),
-    };
-    let verify = Verify {
-        path: "/api/now/table/sys_user".to_owned(),
-    };
-    let workload = Workload {
-        kind: WorkloadKind::Deployment,
-        name: "web".to_owned(),
-    };
-    let cases: [(&str, Change); 6] = [
-        (
-            "spec.grant.password",
-            Box::new(|s| s.grant = Some(password)),
-        ),
-        (
-            "spec.target.creationPolicy: Orphan",
-            Box::new(target(|t| t.creation_policy = Some(CreationPolicy::Orphan))),
-        ),
-        (
-            "spec.target.creationPolicy: Merge",
-            Box::new(target(|t| t.creation_policy = Some(CreationPolicy::Merge))),
-        ),
-        ("spec.verify", Box::new(|s| s.verify = Some(verify))),
-        ("spec.tls", Box::new(|s| s.tls = Some(Tls::default()))),
-        ("spec.restart", Box::new(|s| s.restart = vec![workload])),
-    ];
-    for (field, change) in cases {
-        let expected = format!("not supported yet: {field}. Take it out of the spec for now.");
-        assert_eq!(refusal(change), (Reason::InvalidSpec, expected));
-    }
 }
 
 #[test]

@@ -252,11 +252,11 @@ fn a_renamed_target_is_moved_new_first() {
     };
     assert_eq!(desired.name, "new");
     let mut scene = scene.wrote(&write, 110);
-    let Step::RemovePrevious { name, uid } = scene.decide() else {
+    let Step::RemovePrevious { name, uid, .. } = scene.decide() else {
         panic!("{:?}", scene.decide())
     };
     assert_eq!((name.as_str(), uid.as_str()), ("itsm", "itsm-secret-uid"));
-    scene.removed = Some(Ok(()));
+    scene.removed.insert("itsm".to_owned(), Ok(()));
     let scene = scene.ended();
     let target = scene.status().target.clone().unwrap();
     assert_eq!(
@@ -276,7 +276,7 @@ fn an_old_target_that_cannot_be_removed_is_not_forgotten() {
     let (write, _) = scene.writes();
     let mut scene = scene.wrote(&write, 110);
     let forbidden = Failure::new(Reason::PermissionDenied, "delete secrets is forbidden");
-    scene.removed = Some(Err(forbidden));
+    scene.removed.insert("itsm".to_owned(), Err(forbidden));
     let desired = write.desired().clone();
     let mut scene = scene.ended().at(3);
     assert_eq!(scene.synced_state(), is("False", Reason::PermissionDenied));

@@ -198,7 +198,7 @@ impl World {
             self.secrets.insert(name.clone(), target);
             self.tell_of_secret(&name);
         } else {
-            let woken = self.core.store.secret_deleted(&name, &version);
+            let woken = self.core.store.secrets.deleted(&name, &version);
             self.core.wake(woken);
         }
     }
@@ -212,7 +212,7 @@ impl World {
         let client = self.clients.get(secret).map(|(version, _)| version.clone());
         let version = client.or_else(|| self.secrets.get(secret).map(|t| t.version.clone()));
         if let Some(version) = version {
-            let woken = self.core.store.secret_applied(secret, version);
+            let woken = self.core.store.secrets.applied(secret, version);
             self.core.wake(woken);
         }
     }
@@ -233,9 +233,9 @@ impl World {
             .iter()
             .map(|(name, t)| (name.clone(), t.version.clone()));
         for (name, version) in clients.chain(targets).collect::<Vec<_>>() {
-            self.core.store.secret_listed(&mut relist, &name, version);
+            self.core.store.secrets.listed(&mut relist, &name, version);
         }
-        self.core.store.end_secret_relist(&relist);
+        self.core.store.secrets.end_relist(&relist);
         self.core.wake(names);
     }
 

@@ -1,0 +1,298 @@
+//! What is done with a new token once it stands in its Secret: workloads are restarted, and the
+//! token is tried out. Neither holds up the Secret.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Failure, Step, Transition,
+    end::End,
+    observed::{ClientRead, Name, Seen},
+    renewal::plus,
+    status::{self, FALSE, TRUE, Verdict},
+    template,
+    view::View,
+};
+use crate::{
+    api::{Reason, RestartedStatus, Workload, condition},
+    micro_time,
+    servicenow::{AccessToken, Held, Probed},
+};
+
+/// How the restart of a workload ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Restart {
+    /// Its pod template says that it was.
+    Done,
+    /// It does not exist.
+    Missing,
+    /// It could not be changed.
+    Failed(Failure),
+}
+
+/// A workload that could not be restarted is tried again after so long.
+const RESTART_AGAIN: SignedDuration = SignedDuration::from_mins(1);
+/// Where the condition's message begins to tell of workloads.
+const NOT_RESTARTED: &str = " Not restarted: ";
+
+/// A token's value that workloads have not seen yet: its digest, and when it was asked for.
+type NewValue = (String, Timestamp);
+
+/// The value in the Secret, where it is another than before.
+fn new_value(v: &View<'_>, fresh: Option<&Held>) -> Option<NewValue> {
+    if v.spec.restart.is_empty() {
+        return None;
+    }
+    let (sha256, issued_at) = match fresh {
+        Some(held) => (held.sha256.clone(), held.validity.issued_at),
+        None => {
+            let token = v.token.as_deref()?;
+            (token.sha256.clone()?, token.issued_at.0)
+        }
+    };
+    let before = v.o.credential.status.token.as_ref()?.sha256.as_ref()?;
+    let pending = v.o.memory.unrestarted.as_ref() == Some(&sha256);
+    (*before != sha256 || pending).then_some((sha256, issued_at))
+}
+
+/// Every workload of the spec has been told of a new value, or could not be. What it is told is the
+/// moment that the token was asked for: told twice, it restarts once.
+pub(super) fn workloads_are_restarted(v: &View<'_>, fresh: Option<&Held>) -> Result<(), Step> {
+    let Some((_, at)) = new_value(v, fresh) else {
+        return Ok(());
+    };
+    let tried = |workload: &Workload| v.o.restarted.iter().any(|(other, _)| other == workload);
+    match v.spec.restart.iter().find(|workload| !tried(workload)) {
+        Some(workload) => Err(Step::Restart {
+            workload: workload.clone(),
+            at,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Records what the restarts came to; returns what the condition says of them.
+pub(super) fn record_restarts(end: &mut End<'_>, fresh: Option<&Held>) -> String {
+    let v = end.v;
+    let synced = status::get(&v.o.credential.status, condition::SYNCED);
+    let said = synced.and_then(|synced| synced.message.split_once(NOT_RESTARTED));
+    let before = said.map(|(_, said)| format!("{NOT_RESTARTED}{said}"));
+    if v.spec.restart.is_empty() {
+        end.memory.unrestarted = None;
+        return String::new();
+    }
+    let Some((sha256, _)) = new_value(v, fresh) else {
+        return before.unwrap_or_default();
+    };
+    let mut troubles = Vec::new();
+    let mut worst = None;
+    for (workload, restart) in v.o.restarted {
+        let why = match restart {
+            Restart::Done => continue,
+            Restart::Missing => {
+                worst.get_or_insert(Reason::ReferenceMissing);
+                "it does not exist; create it, or correct spec.restart".to_owned()
+            }
+            Restart::Failed(failure) => {
+                worst = Some(failure.reason());
+                failure.message().to_owned()
+            }
+        };
+        troubles.push(format!(
+            "{} {:?}: {why}",
+            workload.kind.as_str(),
+            workload.name
+        ));
+    }
+    let failed =
+        v.o.restarted
+            .iter()
+            .any(|(_, r)| matches!(r, Restart::Failed(_)));
+    end.memory.unrestarted = failed.then(|| sha256.clone());
+    if failed {
+        let again = plus(end.now(), RESTART_AGAIN);
+        end.wake = Some(end.wake.map_or(again, |wake| wake.min(again)));
+    } else {
+        let time = micro_time(end.now());
+        end.status_mut().restarted = Some(RestartedStatus { sha256, time });
+    }
+    let Some(reason) = worst else {
+        return String::new();
+    };
+    let said = format!("{NOT_RESTARTED}{}", troubles.join("; "));
+    if before.as_ref() != Some(&said) {
+        end.news = Some(Transition {
+            reason,
+            message: said.trim_start().to_owned(),
+            is_failure: true,
+        });
+    }
+    said
+}
+
+/// A token to try out.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The path of the instance.
+    pub path: String,
+    /// The token.
+    pub token: AccessToken,
+    /// Its digest.
+    pub sha256: String,
+}
+
+/// The tokens that are being tried out, or were of late: one request serves all who would send the
+/// same.
+#[derive(Default)]
+pub struct Probes(HashMap<(String, String), Trial>);
+
+#[derive(Default)]
+struct Trial {
+    probed: Option<Probed>,
+    waiters: BTreeSet<Name>,
+    /// When it was last of use.
+    at: Timestamp,
+}
+
+/// What a trial came to is kept for so long.
+const KEPT: SignedDuration = SignedDuration::from_mins(10);
+
+impl Probes {
+    /// Somebody waits for what comes of a probe; whether it is to be sent.
+    pub fn wait(&mut self, probe: &Probe, name: &Name, now: Timestamp) -> bool {
+        let key = (probe.sha256.clone(), probe.path.clone());
+        let first = !self.0.contains_key(&key);
+        let trial = self.0.entry(key).or_default();
+        trial.at = now;
+        trial.waiters.insert(name.clone());
+        first
+    }
+
+    /// What came of it; returns who is to wake.
+    pub fn done(&mut self, probe: &Probe, probed: Probed, now: Timestamp) -> BTreeSet<Name> {
+        let key = (probe.sha256.clone(), probe.path.clone());
+        let trial = self.0.entry(key).or_default();
+        trial.at = now;
+        trial.probed = Some(probed);
+        std::mem::take(&mut trial.waiters)
+    }
+
+    /// Forgets what everybody has read by now.
+    pub fn sweep(&mut self, now: Timestamp) {
+        self.0.retain(|_, trial| trial.at >= now - KEPT);
+    }
+
+    fn of(&self, sha256: &str, path: &str) -> Option<&Trial> {
+        // Trials are few, and owned keys would be made for each look.
+        let mut trials = self.0.iter();
+        let found = trials.find(|((digest, of), _)| digest == sha256 && of == path);
+        found.map(|(_, trial)| trial)
+    }
+}
+
+/// The condition's message tells of which token it speaks: a restart repeats no probe.
+fn mark(sha256: &str) -> String {
+    format!(
+        " (Token with SHA-256 {}…)",
+        sha256.get(..8).unwrap_or(sha256)
+    )
+}
+
+fn verdict_of(probed: &Probed, sha256: &str) -> Verdict {
+    let status = if probed.reason == Reason::ProbeSucceeded {
+        TRUE
+    } else {
+        FALSE
+    };
+    Verdict::new(
+        status,
+        probed.reason,
+        format!("{}{}", probed.message, mark(sha256)),
+    )
+}
+
+/// The digest of the token in the Secret.
+fn current<'a>(v: &'a View<'_>, fresh: Option<&'a Held>) -> Option<&'a str> {
+    match fresh {
+        Some(held) => Some(&held.sha256),
+        None => v.token.as_deref()?.sha256.as_deref(),
+    }
+}
+
+/// The token to try out, if the spec wants it and nothing says what came of it yet. `Err` is what has
+/// to be read first.
+pub(super) fn token_to_probe(
+    v: &View<'_>,
+    fresh: Option<(&ClientRead, &Held)>,
+) -> Result<Option<Probe>, Step> {
+    let fresh = fresh.map(|(_, held)| held);
+    let (Some(verify), Some(sha256)) = (&v.spec.verify, current(v, fresh)) else {
+        return Ok(None);
+    };
+    let told = status::get(&v.o.credential.status, condition::VERIFIED).is_some_and(|verified| {
+        let message = &verified.message;
+        message.starts_with(&format!("GET {}: ", verify.path)) && message.ends_with(&mark(sha256))
+    });
+    let known = v.o.probes.of(sha256, &verify.path);
+    let done = known.is_some_and(|trial| trial.probed.is_some());
+    if told || done || v.o.origin_is_held {
+        return Ok(None);
+    }
+    let probe = |token: AccessToken| Probe {
+        path: verify.path.clone(),
+        sha256: sha256.to_owned(),
+        token,
+    };
+    if let Some(held) = fresh {
+        return Ok(Some(probe(held.token.clone())));
+    }
+    let exchange = match (v.o.client, &v.o.exchange) {
+        (Some(Ok(_)), Some(exchange)) => exchange,
+        (Some(_), _) => return Ok(None),
+        (None, _) => return Err(Step::ReadClient),
+    };
+    if let Some(held) = exchange.held.as_ref().filter(|held| held.sha256 == sha256) {
+        return Ok(Some(probe(held.token.clone())));
+    }
+    // Another process has fetched it: the Secret has it.
+    match (v.o.target, v.o.target_seen) {
+        (Some(Some(target)), _) => {
+            let token = template::recover_token(&v.spec.target_data(), &target.data);
+            Ok(token.filter(|token| token.sha256() == sha256).map(probe))
+        }
+        (None, Seen::Present(_)) if v.o.unreadable.is_none() => Err(Step::ReadTarget),
+        _ => Ok(None),
+    }
+}
+
+/// Says what came of the probe, or that none is wanted any more.
+pub(super) fn record_probe(end: &mut End<'_>) {
+    let v = end.v;
+    let Some(verify) = &v.spec.verify else {
+        if status::get(&end.status, condition::VERIFIED).is_some() {
+            let conditions = &mut end.status_mut().conditions;
+            conditions.retain(|condition| condition.type_ != condition::VERIFIED);
+        }
+        return;
+    };
+    let sha256 = end
+        .status
+        .token
+        .as_ref()
+        .and_then(|token| token.sha256.clone());
+    let Some(sha256) = sha256 else { return };
+    let trial = v.o.probes.of(&sha256, &verify.path);
+    if let Some(probed) = trial.and_then(|trial| trial.probed.as_ref()) {
+        let generation = v.o.credential.generation;
+        let verdict = verdict_of(probed, &sha256);
+        let now = end.now();
+        status::set(
+            &mut end.status,
+            condition::VERIFIED,
+            verdict,
+            generation,
+            now,
+        );
+    }
+}

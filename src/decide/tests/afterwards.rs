@@ -1,0 +1,183 @@
+//! What is done with a new token once it stands in its Secret.
+
+use std::sync::Arc;
+
+use super::scene::*;
+use crate::{
+    api::{Reason, Verify, Workload, WorkloadKind, condition},
+    decide::{
+        Failure, Name, Outcome, Step,
+        after::{Probe, Probes, Restart},
+    },
+    servicenow::Probed,
+};
+
+fn workload(kind: WorkloadKind) -> Workload {
+    Workload {
+        kind,
+        name: "sync".to_owned(),
+    }
+}
+
+/// A renewal has just written another token.
+fn renewed(spec: impl FnOnce(&mut crate::api::ServiceNowCredentialSpec)) -> Scene {
+    let mut scene = Scene::synced().with_spec(spec);
+    scene.credential.generation = 1;
+    let scene = scene.at(1200).reads_client().asked(1199);
+    let scene = scene.answered(Ok(held("second", 1200, 1800)));
+    let (write, _) = scene.writes();
+    scene.wrote(&write, 101)
+}
+
+fn restarting() -> Scene {
+    renewed(|spec| {
+        spec.restart = vec![
+            workload(WorkloadKind::Deployment),
+            workload(WorkloadKind::DaemonSet),
+        ];
+    })
+}
+
+#[test]
+fn each_workload_is_told_once_when_the_token_was_asked_for() {
+    let mut scene = restarting();
+    for kind in [WorkloadKind::Deployment, WorkloadKind::DaemonSet] {
+        let Step::Restart {
+            workload: next,
+            at: told,
+        } = scene.decide()
+        else {
+            panic!("{:?}", scene.decide())
+        };
+        assert_eq!((next.clone(), told), (workload(kind), at(1200)));
+        scene.restarted.push((next, Restart::Done));
+    }
+    let scene = scene.ended();
+    let restarted = scene.status().restarted.clone().unwrap();
+    assert_eq!(restarted.sha256, held("second", 0, 1).sha256);
+    assert_eq!(restarted.time.0, at(1200));
+    assert_eq!(scene.end().outcome, Outcome::Synced, "and that is all");
+}
+
+#[test]
+fn a_process_that_finds_a_newer_token_than_the_status_tells_the_same_moment() {
+    let before = Scene::synced().at(1200).reads_client().asked(1199);
+    let (write, _) = before.answered(Ok(held("second", 1200, 1800))).writes();
+    let scene = restarting();
+    let written = version("itsm-secret-uid", 101);
+    let secret = secret_of(&scene.credential, write.desired(), written);
+    let scene = scene.restarted().at(1201).reads_target(secret);
+    let Step::Restart { at: told, .. } = scene.decide() else {
+        panic!("{:?}", scene.decide())
+    };
+    assert_eq!(told, at(1200));
+}
+
+#[test]
+fn a_missing_workload_is_told_and_one_that_failed_is_tried_again() {
+    let mut scene = restarting();
+    let [first, second] = [WorkloadKind::Deployment, WorkloadKind::DaemonSet].map(workload);
+    let forbidden = Failure::new(Reason::PermissionDenied, "patch daemonsets is forbidden");
+    scene.restarted = vec![
+        (first, Restart::Missing),
+        (second, Restart::Failed(forbidden)),
+    ];
+    let end = scene.end();
+    assert_eq!((end.outcome, end.wake), (Outcome::Synced, Some(at(1260))));
+    let told = end.transition.unwrap();
+    assert_eq!(
+        (told.reason, told.is_failure),
+        (Reason::PermissionDenied, true)
+    );
+    let mut scene = scene.ended().at(1260);
+    assert_eq!(scene.status().restarted, None);
+    assert!(matches!(scene.decide(), Step::Restart { at: told, .. } if told == at(1200)));
+    scene.restarted = [WorkloadKind::Deployment, WorkloadKind::DaemonSet]
+        .map(|kind| (workload(kind), Restart::Done))
+        .into();
+    let scene = scene.ended();
+    assert!(scene.status().restarted.is_some());
+    assert_eq!(scene.end().transition, None);
+}
+
+const PATH: &str = "/api/now/table/sys_user";
+
+fn verifying() -> Scene {
+    renewed(|spec| {
+        spec.verify = Some(Verify {
+            path: PATH.to_owned(),
+        });
+    })
+}
+
+fn answered(scene: &mut Scene, probe: &Probe, reason: Reason) {
+    let mut probes = Probes::default();
+    let probed = Probed {
+        reason,
+        message: format!("GET {PATH}: it was so."),
+    };
+    assert!(probes.wait(probe, &Name::new("team-a", "itsm"), at(1200)));
+    assert!(!probes.wait(probe, &Name::new("team-a", "crm"), at(1200)));
+    let woken = probes.done(probe, probed, at(1201));
+    assert_eq!(woken.len(), 2);
+    scene.probes = Arc::new(probes);
+}
+
+#[test]
+fn a_new_token_is_tried_out_once_and_what_came_of_it_is_told() {
+    let scene = verifying();
+    let settle = scene.settles();
+    let probe = settle.probe.expect("it is tried out");
+    assert_eq!(
+        (probe.path.as_str(), probe.token.expose()),
+        (PATH, "second")
+    );
+    let mut scene = scene.ended().at(1201);
+    answered(&mut scene, &probe, Reason::ProbeForbidden);
+    assert!(scene.settles().probe.is_none());
+    let scene = scene.ended();
+    let verified = state(scene.status(), condition::VERIFIED);
+    assert_eq!(verified, is("False", Reason::ProbeForbidden));
+    assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
+    // Another process knows nothing of the probe but what the status says.
+    let mut scene = scene.restarted().at(1202);
+    scene.probes = Arc::default();
+    let end = scene.settles();
+    assert_eq!((end.probe.is_none(), end.status), (true, None));
+}
+
+#[test]
+fn a_token_of_another_process_is_tried_out_from_the_secret() {
+    let scene = verifying().ended().restarted().at(1202);
+    assert!(scene.wants_to_read_client());
+    let scene = scene.reads_client();
+    assert!(scene.wants_to_read_target());
+    let mut secret = first_secret(101);
+    secret.data.insert("token".to_owned(), b"second".to_vec());
+    let probe = scene.clone().reads_target(secret).settles().probe;
+    assert_eq!(probe.unwrap().token.expose(), "second");
+    // Whoever cannot be read is left alone.
+    let mut scene = scene;
+    scene.unreadable = Some(Failure::new(Reason::PermissionDenied, "forbidden"));
+    assert!(scene.settles().probe.is_none());
+}
+
+#[test]
+fn nothing_is_tried_out_where_the_origin_is_held() {
+    let mut scene = verifying();
+    scene.origin_is_held = true;
+    assert!(scene.settles().probe.is_none());
+}
+
+#[test]
+fn without_a_path_the_condition_goes() {
+    let scene = verifying();
+    let probe = scene.settles().probe.unwrap();
+    let mut scene = scene.ended().at(1201);
+    answered(&mut scene, &probe, Reason::ProbeSucceeded);
+    let scene = scene.ended().with_spec(|spec| spec.verify = None).ended();
+    assert_eq!(
+        state(scene.status(), condition::VERIFIED),
+        Default::default()
+    );
+}
