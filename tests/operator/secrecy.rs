@@ -64,9 +64,11 @@ async fn logs_events_conditions_and_metrics_hold_no_secret_at_any_log_level() {
     secrets.extend([user.to_owned(), password.to_owned()]);
     scene.instance.add_user(user, password);
     let held = json!({"username": user, "password": password});
-    scene.put_secret("user", json!({"stringData": held})).await;
+    scene
+        .put_secret("itsm-user", json!({"stringData": held}))
+        .await;
     let mut as_user = scene.spec();
-    as_user["grant"] = json!({"password": {"secretRef": {"name": "user"}}});
+    as_user["grant"] = json!({"password": {"secretRef": {"name": "itsm-user"}}});
     as_user["verify"] = json!({"path": "/api/now/table/sys_user"});
     scene.create("user", as_user).await;
     secrets.push(scene.await_synced("user").await);
