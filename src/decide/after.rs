@@ -15,7 +15,7 @@ use super::{
     view::View,
 };
 use crate::{
-    api::{Reason, RestartedStatus, Workload, condition},
+    api::{Reason, RestartedStatus, ServiceNowCredentialStatus, Workload, condition},
     micro_time,
     servicenow::{AccessToken, Held, Probed},
 };
@@ -33,6 +33,8 @@ pub enum Restart {
 
 /// A workload that could not be restarted is tried again after so long.
 const RESTART_AGAIN: SignedDuration = SignedDuration::from_mins(1);
+/// A token that is not tried out because its instance is left alone is looked at again after so long.
+const PROBE_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// Where the condition's message begins to tell of workloads.
 const NOT_RESTARTED: &str = " Not restarted: ";
 
@@ -199,6 +201,14 @@ fn mark(sha256: &str) -> String {
     )
 }
 
+/// The status says what came of trying this token out.
+fn is_told(status: &ServiceNowCredentialStatus, path: &str, sha256: &str) -> bool {
+    status::get(status, condition::VERIFIED).is_some_and(|verified| {
+        let message = &verified.message;
+        message.starts_with(&format!("GET {path}: ")) && message.ends_with(&mark(sha256))
+    })
+}
+
 fn verdict_of(probed: &Probed, sha256: &str) -> Verdict {
     let status = if probed.reason == Reason::ProbeSucceeded {
         TRUE
@@ -230,10 +240,7 @@ pub(super) fn token_to_probe(
     let (Some(verify), Some(sha256)) = (&v.spec.verify, current(v, fresh)) else {
         return Ok(None);
     };
-    let told = status::get(&v.o.credential.status, condition::VERIFIED).is_some_and(|verified| {
-        let message = &verified.message;
-        message.starts_with(&format!("GET {}: ", verify.path)) && message.ends_with(&mark(sha256))
-    });
+    let told = is_told(&v.o.credential.status, &verify.path, sha256);
     let known = v.o.probes.of(sha256, &verify.path);
     let done = known.is_some_and(|trial| trial.probed.is_some());
     if told || done || v.o.origin_is_held {
@@ -283,6 +290,11 @@ pub(super) fn record_probe(end: &mut End<'_>) {
         .and_then(|token| token.sha256.clone());
     let Some(sha256) = sha256 else { return };
     let trial = v.o.probes.of(&sha256, &verify.path);
+    let told = is_told(&end.status, &verify.path, &sha256);
+    if !told && trial.is_none() && end.probe.is_none() && v.o.origin_is_held {
+        let again = plus(end.now(), PROBE_AGAIN);
+        end.wake = Some(end.wake.map_or(again, |wake| wake.min(again)));
+    }
     if let Some(probed) = trial.and_then(|trial| trial.probed.as_ref()) {
         let generation = v.o.credential.generation;
         let verdict = verdict_of(probed, &sha256);

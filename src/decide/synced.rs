@@ -64,8 +64,8 @@ pub(super) fn succeeded(
     end.wake = token.map(|token| View::due_at(token).max(soonest));
     let mut message = synced_message(v, token, trimmed);
     message += &record_restarts(&mut end, fresh.map(|(_, held)| held));
-    record_probe(&mut end);
     end.probe = probe;
+    record_probe(&mut end);
     end.conclude(
         Verdict::new(TRUE, Reason::TokenSynced, message),
         Expiry::Strict,

@@ -122,6 +122,17 @@ fn changed(world: &World, random: &mut StdRng) -> Value {
         (&["instance"], &[json!("https://evil.example")]),
         (&["suspend"], &[json!(true), json!(false)]),
         (&["verify"], &[json!({"path": "/api/now/table/sys_user"})]),
+        (
+            &["grant"],
+            &[
+                json!({"clientCredentials": {}}),
+                json!({"password": {"secretRef": {"name": "nobody"}}}),
+            ],
+        ),
+        (
+            &["tls"],
+            &[json!({"caBundleRef": {"kind": "ConfigMap", "name": "none", "key": "ca.crt"}})],
+        ),
     ];
     let (path, values) = fields.choose(random).unwrap();
     // Taken out as often as not, so that no trouble lasts for ever.

@@ -1,5 +1,6 @@
 //! What people and the instance do in a scenario, and when the operator is done with it.
 
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use servicenow_credential_operator::api::ServiceNowCredential;
 use testkit::servicenow::Fault;
@@ -8,6 +9,8 @@ use crate::support::{CLIENT, CLIENT_ID, CLIENT_SECRET, Scene, condition, data};
 
 /// The resource of every scenario.
 const NAME: &str = "itsm";
+/// Somebody's Secret that it merges into.
+const SHARED: &str = "app";
 /// What a client's secret is changed to.
 const ROTATED: &str = "marked/rotated+secret";
 
@@ -41,6 +44,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
+        name: "keys in somebody's Secret",
+        steps: &[
+            Step::Merge,
+            Step::Renew("1"),
+            Step::RemoveKey,
+            Step::Renew("2"),
+            Step::Delete,
+        ],
+    },
+    Scenario {
         name: "failures and what ends them",
         steps: &[
             Step::Create,
@@ -59,6 +72,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Create,
+    /// It is created, and merges its key into the Secret [`SHARED`].
+    Merge,
+    /// Somebody takes that key out.
+    RemoveKey,
     Renew(&'static str),
     Rotate,
     ChangeData,
@@ -82,6 +99,24 @@ impl Step {
         match self {
             Self::Create => {
                 scene.create(NAME, scene.spec()).await;
+            }
+            Self::Merge => {
+                let open = json!({
+                    "metadata": {"annotations": {"snowcred.dev/allow-merge": NAME}},
+                    "stringData": {"url": "https://example.com"},
+                });
+                scene.put_secret(SHARED, open).await;
+                let mut spec = scene.spec();
+                spec["target"] = json!({"name": SHARED, "creationPolicy": "Merge"});
+                scene.create(NAME, spec).await;
+            }
+            Self::RemoveKey => {
+                let removed = Patch::Merge(json!({"data": {"token": null}}));
+                let secrets = scene.secrets();
+                secrets
+                    .patch(SHARED, &PatchParams::default(), &removed)
+                    .await
+                    .unwrap();
             }
             Self::Renew(value) => ask(scene, value).await,
             Self::Rotate => {
@@ -131,7 +166,8 @@ impl Step {
     pub(crate) async fn is_done(self, scene: &Scene) -> bool {
         if matches!(self, Self::Delete) {
             return scene.credentials().get_opt(NAME).await.unwrap().is_none()
-                && scene.secret("another").await.is_none();
+                && scene.secret("another").await.is_none()
+                && scene.token(SHARED).await.is_none();
         }
         let name = if matches!(self, Self::Share) {
             "second"
@@ -140,7 +176,9 @@ impl Step {
         };
         let resource = scene.get(name).await;
         match self {
-            Self::Create | Self::Share => is(&resource, "TokenSynced") && is_current(&resource),
+            Self::Create | Self::Share | Self::Merge => {
+                is(&resource, "TokenSynced") && is_current(&resource)
+            }
             Self::Renew(value) | Self::Recover(value) => {
                 handled(&resource) == Some(value) && is(&resource, "TokenSynced")
             }
@@ -158,6 +196,9 @@ impl Step {
             }
             Self::BreakTemplate => is(&resource, "TemplateInvalid"),
             Self::DeleteTarget => recorded(scene, &resource, NAME).await,
+            Self::RemoveKey => {
+                scene.token(SHARED).await.is_some() && recorded(scene, &resource, SHARED).await
+            }
             Self::EditTarget => {
                 scene.token(NAME).await.as_deref() != Some("edited")
                     && recorded(scene, &resource, NAME).await

@@ -48,6 +48,14 @@ fn resource_of(resource: &ServiceNowCredential, secrets: &BTreeMap<String, Secre
         refer(record, target);
         record.insert("sha256".to_owned(), json!("<digest>"));
     }
+    if let Some(digest) = status["token"]["sha256"].as_str().map(ToOwned::to_owned) {
+        let told = format!("Token with SHA-256 {}…", &digest[..8]);
+        for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+            if let Some(message) = condition["message"].as_str() {
+                condition["message"] = json!(message.replace(&told, "<the token>"));
+            }
+        }
+    }
     if let Some(record) = status.get_mut("token").and_then(Value::as_object_mut) {
         let values = target.map(data).unwrap_or_default().into_values();
         let words = values.flat_map(|value| {
