@@ -8,10 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::queue::Queue;
 use crate::{
-    api::{Reason, Workload},
+    api::Reason,
     decide::{
         Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish, abandon,
-        after::{Probe, Probes, Restart},
+        after::{Probe, Probes, Restarted, Wait},
         backoff::LONGEST_WAIT,
         decide, fail,
         failure::class_of,
@@ -37,6 +37,8 @@ pub struct Core {
     probes: Probes,
     /// Probes that are to be sent.
     unsent: Vec<(Arc<SharingKey>, Probe)>,
+    /// Probes under way.
+    probing: usize,
     pending: HashMap<Name, Pending>,
     reconciling: usize,
     listed: bool,
@@ -78,7 +80,7 @@ pub struct Round {
     changed: u32,
     removed: BTreeMap<String, Result<(), Failure>>,
     finalized: Option<Result<(), Failure>>,
-    restarted: Vec<(Workload, Restart)>,
+    restarted: Vec<Restarted>,
 }
 
 impl Round {
@@ -88,8 +90,8 @@ impl Round {
     }
 
     /// A workload was restarted, or could not be.
-    pub fn workload_restarted(&mut self, workload: Workload, restart: Restart) {
-        self.restarted.push((workload, restart));
+    pub fn workload_restarted(&mut self, restarted: Restarted) {
+        self.restarted.push(restarted);
     }
 
     /// Our finalizer is as it shall be, or could not be set.
@@ -97,6 +99,9 @@ impl Round {
         self.finalized = Some(set);
     }
 }
+
+/// A fleet that begins to try its tokens out does not do it all at once.
+const PROBES_AT_ONCE: usize = 4;
 
 /// Writes that find the Secret changed again and again are given up after this many.
 const CHANGED_LIMIT: u32 = 4;
@@ -116,6 +121,7 @@ impl Core {
             memories: HashMap::default(),
             probes: Probes::default(),
             unsent: Vec::new(),
+            probing: 0,
             pending: HashMap::default(),
             reconciling: 0,
             listed: false,
@@ -525,10 +531,12 @@ impl Core {
         let urgency = self.urgency(name);
         self.queue.schedule(name, settle.wake, urgency);
         let client = round.client.and_then(Result::ok);
-        if let (Some(probe), Some((key, _))) = (settle.probe, &client)
-            && self.probes.wait(&probe, name, self.now)
-        {
-            self.unsent.push((key.clone(), probe));
+        if let (Some(probe), Some((key, _))) = (settle.probe, &client) {
+            match self.probes.wait(&probe, name, self.now) {
+                Wait::First => self.unsent.push((key.clone(), probe)),
+                Wait::WithOthers => {}
+                Wait::Over => self.wake([name.clone()]),
+            }
         }
         if settle.outcome != Outcome::Waiting {
             let sleeps = matches!(settle.outcome, Outcome::Failed(reason)
@@ -555,11 +563,16 @@ impl Core {
 
     /// The probes that go out now. Each is to be followed by one [`Core::probed`].
     pub fn take_probes(&mut self) -> Vec<(Arc<SharingKey>, Probe)> {
-        std::mem::take(&mut self.unsent)
+        let free = PROBES_AT_ONCE.saturating_sub(self.probing);
+        let rest = self.unsent.split_off(free.min(self.unsent.len()));
+        let now = std::mem::replace(&mut self.unsent, rest);
+        self.probing += now.len();
+        now
     }
 
     /// What came of a probe.
     pub fn probed(&mut self, probe: &Probe, probed: Probed, now: Timestamp) {
+        self.probing = self.probing.saturating_sub(1);
         let woken = self.probes.done(probe, probed, now);
         self.wake(woken);
     }

@@ -25,6 +25,8 @@ struct Watches<T> {
     events: SelectAll<BoxStream<'static, (usize, watcher::Result<Event<T>>)>>,
     lists: Vec<Relist>,
     listed: Vec<bool>,
+    /// One of them has failed since they began.
+    failed: bool,
 }
 
 impl<T: 'static> Watches<T> {
@@ -40,6 +42,7 @@ impl<T: 'static> Watches<T> {
             events: select_all(streams),
             lists: scopes.iter().map(|_| Relist::default()).collect(),
             listed: vec![false; scopes.len()],
+            failed: false,
         }
     }
 
@@ -47,6 +50,7 @@ impl<T: 'static> Watches<T> {
     async fn next(&mut self) -> Option<(usize, watcher::Result<Event<T>>)> {
         let (index, event) = self.events.next().await?;
         self.listed[index] |= matches!(event, Ok(Event::InitDone));
+        self.failed |= event.is_err();
         Some((index, event))
     }
 
@@ -105,8 +109,10 @@ impl Controller {
             let named = self.with_core(|core| !core.store.config_maps.is_empty());
             if named != config_maps.is_some() {
                 config_maps = named.then(|| objects(Kind::ConfigMap));
+                self.with_core(|core| core.store.config_maps.unlisted());
             }
-            let listed = |watches: &Watches<SeenObject>| watches.is_listed();
+            // A right that is missing for the ConfigMaps of some keeps nobody else waiting.
+            let listed = |watches: &Watches<SeenObject>| watches.is_listed() || watches.failed;
             if known && secrets.is_listed() && config_maps.as_ref().is_none_or(listed) {
                 self.all_listed();
             }

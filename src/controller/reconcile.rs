@@ -89,14 +89,15 @@ impl Controller {
                 let set = self.cluster.set_finalizer(&credential, there).await;
                 round.finalizer_set(set);
             }
-            Step::Restart { workload, at } => {
-                let restart = self.cluster.restart(&credential, &workload, at).await;
+            Step::Restart { workload, value } => {
+                let restart = self.cluster.restart(&credential, &workload, value.at);
+                let restart = restart.await;
                 if let Restart::Done = restart {
                     self.metrics.workload_restarted();
-                    let (kind, workload) = (workload.kind.as_str(), &workload.name);
-                    tracing::info!(resource = %name, kind, workload, "workload restarted");
+                    let (kind, of) = (workload.kind.as_str(), &workload.name);
+                    tracing::info!(resource = %name, kind, workload = of, "workload restarted");
                 }
-                round.workload_restarted(workload, restart);
+                round.workload_restarted((workload, value, restart));
             }
             // The core has asked.
             Step::Ask(_) | Step::Settle(_) => {}
@@ -137,14 +138,13 @@ impl Controller {
             let now = micro_time(self.clock.now());
             self.cluster.publish(&credential, transition, now).await;
         }
-        match (&outcome, &transition) {
-            (Outcome::Failed(reason), Some(transition)) => {
-                tracing::warn!(resource = %name, %reason, why = transition.message, "failed");
+        match &transition {
+            Some(told) if told.is_failure => {
+                let (reason, why) = (told.reason, &told.message);
+                tracing::warn!(resource = %name, %reason, why, "failed");
             }
-            (_, Some(_)) => tracing::info!(resource = %name, "recovered"),
-            (outcome, None) => {
-                tracing::debug!(resource = %name, outcome = outcome.as_str(), "settled")
-            }
+            Some(_) => tracing::info!(resource = %name, "recovered"),
+            None => tracing::debug!(resource = %name, outcome = outcome.as_str(), "settled"),
         }
         self.with_core(|core| core.settled(name, round, settle));
         outcome

@@ -20,6 +20,15 @@ use crate::{
     servicenow::{AccessToken, Held, Probed},
 };
 
+/// What a workload is told: which value of the token it is restarted for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewValue {
+    /// The token's digest.
+    pub sha256: String,
+    /// When the token was asked for. Told twice, it restarts once.
+    pub at: Timestamp,
+}
+
 /// How the restart of a workload ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Restart {
@@ -31,6 +40,18 @@ pub enum Restart {
     Failed(Failure),
 }
 
+/// A workload that was to be restarted for a value, and what came of it.
+pub type Restarted = (Workload, NewValue, Restart);
+
+/// Workloads that could not be restarted yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unrestarted {
+    value: NewValue,
+    workloads: Vec<Workload>,
+    /// When it was last tried.
+    tried: Timestamp,
+}
+
 /// A workload that could not be restarted is tried again after so long.
 const RESTART_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// A token that is not tried out because its instance is left alone is looked at again after so long.
@@ -38,86 +59,137 @@ const PROBE_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// Where the condition's message begins to tell of workloads.
 const NOT_RESTARTED: &str = " Not restarted: ";
 
-/// A token's value that workloads have not seen yet: its digest, and when it was asked for.
-type NewValue = (String, Timestamp);
+/// How the condition's message names a workload.
+fn named(workload: &Workload) -> String {
+    format!("{} {:?}: ", workload.kind.as_str(), workload.name)
+}
 
-/// The value in the Secret, where it is another than before.
-fn new_value(v: &View<'_>, fresh: Option<&Held>) -> Option<NewValue> {
-    if v.spec.restart.is_empty() {
-        return None;
-    }
-    let (sha256, issued_at) = match fresh {
+/// What the condition's message tells of workloads.
+fn note(status: &ServiceNowCredentialStatus) -> Option<String> {
+    let synced = status::get(status, condition::SYNCED)?;
+    let (_, said) = synced.message.split_once(NOT_RESTARTED)?;
+    Some(format!("{NOT_RESTARTED}{said}"))
+}
+
+/// The workloads that are to be restarted, and for which value: all when it is another than before,
+/// else those that could not be.
+fn due<'a>(v: &'a View<'_>, fresh: Option<&Held>) -> Option<(NewValue, Vec<&'a Workload>)> {
+    let recorded = v.o.credential.status.token.as_ref()?;
+    let (sha256, at) = match fresh {
         Some(held) => (held.sha256.clone(), held.validity.issued_at),
         None => {
             let token = v.token.as_deref()?;
             (token.sha256.clone()?, token.issued_at.0)
         }
     };
-    let before = v.o.credential.status.token.as_ref()?.sha256.as_ref()?;
-    let pending = v.o.memory.unrestarted.as_ref() == Some(&sha256);
-    (*before != sha256 || pending).then_some((sha256, issued_at))
+    let all = v.spec.restart.iter();
+    if recorded.sha256.as_ref() != Some(&sha256) {
+        return Some((NewValue { sha256, at }, all.collect()));
+    }
+    let left = unrestarted(v).filter(|left| left.value.sha256 == sha256)?;
+    let mut workloads: Vec<_> = all.collect();
+    workloads.retain(|workload| left.workloads.contains(workload));
+    let again = plus(left.tried, RESTART_AGAIN) <= v.o.now;
+    again.then_some((left.value, workloads))
 }
 
-/// Every workload of the spec has been told of a new value, or could not be. What it is told is the
-/// moment that the token was asked for: told twice, it restarts once.
+/// What is left to restart, as this process remembers it, or else as the status tells.
+fn unrestarted(v: &View<'_>) -> Option<Unrestarted> {
+    if let Some(left) = &v.o.memory.unrestarted {
+        return Some(left.clone());
+    }
+    let status = &v.o.credential.status;
+    let token = status.token.as_ref()?;
+    let sha256 = token.sha256.clone()?;
+    let told = note(status)?;
+    if status
+        .restarted
+        .as_ref()
+        .is_some_and(|r| r.sha256 == sha256)
+    {
+        return None;
+    }
+    let mut workloads = v.spec.restart.clone();
+    workloads.retain(|workload| told.contains(&named(workload)));
+    let at = token.issued_at.0;
+    Some(Unrestarted {
+        value: NewValue { sha256, at },
+        workloads,
+        tried: Timestamp::MIN,
+    })
+}
+
+/// Every workload has been told of a new value, or could not be.
 pub(super) fn workloads_are_restarted(v: &View<'_>, fresh: Option<&Held>) -> Result<(), Step> {
-    let Some((_, at)) = new_value(v, fresh) else {
+    let Some((value, workloads)) = due(v, fresh) else {
         return Ok(());
     };
-    let tried = |workload: &Workload| v.o.restarted.iter().any(|(other, _)| other == workload);
-    match v.spec.restart.iter().find(|workload| !tried(workload)) {
+    let tried = |workload: &Workload| v.o.restarted.iter().any(|(other, ..)| other == workload);
+    match workloads.into_iter().find(|workload| !tried(workload)) {
         Some(workload) => Err(Step::Restart {
             workload: workload.clone(),
-            at,
+            value,
         }),
         None => Ok(()),
     }
 }
 
-/// Records what the restarts came to; returns what the condition says of them.
-pub(super) fn record_restarts(end: &mut End<'_>, fresh: Option<&Held>) -> String {
+/// Records what the restarts of this round came to.
+pub(super) fn record_restarts(end: &mut End<'_>) {
     let v = end.v;
-    let synced = status::get(&v.o.credential.status, condition::SYNCED);
-    let said = synced.and_then(|synced| synced.message.split_once(NOT_RESTARTED));
-    let before = said.map(|(_, said)| format!("{NOT_RESTARTED}{said}"));
+    let (now, restarted) = (end.now(), v.o.restarted);
+    if let Some((_, value, _)) = restarted.first() {
+        let failed = restarted
+            .iter()
+            .filter(|(.., r)| matches!(r, Restart::Failed(_)));
+        let workloads: Vec<_> = failed.map(|(workload, ..)| workload.clone()).collect();
+        let left = Unrestarted {
+            value: value.clone(),
+            workloads,
+            tried: now,
+        };
+        if left.workloads.is_empty() {
+            end.memory.unrestarted = None;
+            end.status_mut().restarted = Some(RestartedStatus {
+                sha256: value.sha256.clone(),
+                time: micro_time(now),
+            });
+        } else {
+            end.memory.unrestarted = Some(left);
+        }
+    }
+}
+
+/// What the condition says of workloads that are not restarted, or will never be.
+pub(super) fn restarts_told(end: &mut End<'_>) -> String {
+    let v = end.v;
     if v.spec.restart.is_empty() {
         end.memory.unrestarted = None;
         return String::new();
     }
-    let Some((sha256, _)) = new_value(v, fresh) else {
+    if let Some(left) = &end.memory.unrestarted {
+        let again = plus(left.tried, RESTART_AGAIN);
+        end.wake = Some(end.wake.map_or(again, |wake| wake.min(again)));
+    }
+    let before = note(&v.o.credential.status);
+    if v.o.restarted.is_empty() {
         return before.unwrap_or_default();
-    };
+    }
     let mut troubles = Vec::new();
     let mut worst = None;
-    for (workload, restart) in v.o.restarted {
+    for (workload, _, restart) in v.o.restarted {
         let why = match restart {
             Restart::Done => continue,
             Restart::Missing => {
                 worst.get_or_insert(Reason::ReferenceMissing);
-                "it does not exist; create it, or correct spec.restart".to_owned()
+                "it does not exist; create it, or correct spec.restart"
             }
             Restart::Failed(failure) => {
                 worst = Some(failure.reason());
-                failure.message().to_owned()
+                failure.message()
             }
         };
-        troubles.push(format!(
-            "{} {:?}: {why}",
-            workload.kind.as_str(),
-            workload.name
-        ));
-    }
-    let failed =
-        v.o.restarted
-            .iter()
-            .any(|(_, r)| matches!(r, Restart::Failed(_)));
-    end.memory.unrestarted = failed.then(|| sha256.clone());
-    if failed {
-        let again = plus(end.now(), RESTART_AGAIN);
-        end.wake = Some(end.wake.map_or(again, |wake| wake.min(again)));
-    } else {
-        let time = micro_time(end.now());
-        end.status_mut().restarted = Some(RestartedStatus { sha256, time });
+        troubles.push(format!("{}{why}", named(workload)));
     }
     let Some(reason) = worst else {
         return String::new();
@@ -149,6 +221,17 @@ pub struct Probe {
 #[derive(Default)]
 pub struct Probes(HashMap<(String, String), Trial>);
 
+/// How somebody waits for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Nobody did before: it is to be sent.
+    First,
+    /// It has been sent.
+    WithOthers,
+    /// It is answered by now.
+    Over,
+}
+
 #[derive(Default)]
 struct Trial {
     probed: Option<Probed>,
@@ -161,14 +244,17 @@ struct Trial {
 const KEPT: SignedDuration = SignedDuration::from_mins(10);
 
 impl Probes {
-    /// Somebody waits for what comes of a probe; whether it is to be sent.
-    pub fn wait(&mut self, probe: &Probe, name: &Name, now: Timestamp) -> bool {
+    /// Somebody waits for what comes of a probe.
+    pub fn wait(&mut self, probe: &Probe, name: &Name, now: Timestamp) -> Wait {
         let key = (probe.sha256.clone(), probe.path.clone());
         let first = !self.0.contains_key(&key);
         let trial = self.0.entry(key).or_default();
         trial.at = now;
+        if trial.probed.is_some() {
+            return Wait::Over;
+        }
         trial.waiters.insert(name.clone());
-        first
+        if first { Wait::First } else { Wait::WithOthers }
     }
 
     /// What came of it; returns who is to wake.

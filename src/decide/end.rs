@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     FIGHT_PERIOD,
-    after::Probe,
-    observed::{ByRole, ClientRead, Memory, Reference, Seen, Version},
+    after::{Probe, record_restarts},
+    observed::{ByRole, ClientRead, Memory, Reference, Seen, Version, WriteOutcome},
     settle::{Outcome, Settle, Transition},
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, ready, set},
+    synced::token_status,
     view::View,
 };
 use crate::api::{ObservedObject, Reason, ServiceNowCredentialStatus, condition};
@@ -44,6 +45,12 @@ impl<'a> End<'a> {
         if end.status.token.as_ref() != v.token.as_deref() {
             end.status_mut().token = v.token.as_deref().cloned();
         }
+        // So is the token in it.
+        let held = v.o.exchange.as_ref().and_then(|e| e.held.as_ref());
+        if let Some(held) = held.filter(|held| v.has_written() && !v.is_on_record(held)) {
+            end.status_mut().token = Some(token_status(v, held));
+        }
+        record_restarts(&mut end);
         // What was written is on record whatever else the round comes to, unless something is
         // still to be removed that only the record knows of.
         let previous = v.previous_target();
@@ -69,6 +76,9 @@ impl<'a> End<'a> {
             return false;
         };
         let wanted = target.name == self.v.target_name();
+        if wanted && self.v.lost {
+            return false;
+        }
         if wanted && self.v.has_written() {
             return true;
         }
@@ -143,7 +153,18 @@ impl<'a> End<'a> {
 
     /// What a request was made of is what was used.
     pub(super) fn observe(&mut self, client: &ClientRead) {
-        self.observe_versions(client.versions.each_ref().map(Option::as_ref));
+        let mut versions = client.versions.each_ref().map(Option::as_ref);
+        let v = self.v;
+        // Whoever merges into the client's own Secret has changed it since it was read.
+        if let Some((_, WriteOutcome::Done(written))) = v.o.written {
+            for reference in v.spec.references() {
+                let read = &mut versions[reference.role as usize];
+                if read.is_some_and(|read| read.uid == written.uid) {
+                    *read = Some(written);
+                }
+            }
+        }
+        self.observe_versions(versions);
     }
 
     /// What the caches show is what must have been used.

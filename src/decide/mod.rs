@@ -32,7 +32,7 @@ use crate::{
     api::{CreationPolicy, Reason, ServiceNowCredentialSpec, TargetStatus, Workload},
     servicenow::{Exchange, Held, Known, Urgency},
 };
-use observed::{ClientRead, Reference, Role, WriteOutcome};
+use observed::{ClientRead, Judged, Reference, Role, WriteOutcome};
 use ownership::{ALLOW_MERGE, Desired, Ownership, TargetObject, TargetWrite};
 use view::View;
 pub(crate) use view::validity_of;
@@ -69,8 +69,8 @@ pub enum Step {
     Restart {
         /// The workload.
         workload: Workload,
-        /// What its pod template is to say.
-        at: Timestamp,
+        /// What it is restarted for.
+        value: after::NewValue,
     },
     /// Write the status if it changed, and wait.
     Settle(Box<Settle>),
@@ -95,6 +95,8 @@ pub struct Wish {
 
 /// Put-backs within a minute that are taken for a fight.
 const FIGHT: usize = 3;
+/// A resource whose keys cannot be taken out of a Secret is let go after so many tries.
+const LETTING_GO_TRIES: u32 = 6;
 /// The time within which they are counted, and for which a fight is left alone.
 const FIGHT_PERIOD: SignedDuration = SignedDuration::from_secs(60);
 
@@ -288,17 +290,15 @@ fn write_has_not_failed(v: &View<'_>) -> Result<(), Step> {
 
 /// The target is as it was left, or it is known what became of it and that it is ours.
 fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
-    if v.has_written() || v.target_is_as_recorded() {
+    // What was read for another spec is looked at by this one.
+    let merges = v.policy() == CreationPolicy::Merge;
+    let unread = v.o.target.is_none() || !merges;
+    if v.has_written() || (v.target_is_as_recorded() && unread) {
         return Ok(v);
     }
-    if let (Some((version, failure)), Seen::Present(seen)) =
-        (&v.o.memory.judged_target, v.o.target_seen)
-        && version == seen
-        && v.o.target.is_none()
-    {
-        return Err(settle::failed_locally(&v, failure).into());
+    if let Some(judged) = v.judged().filter(|_| v.o.target.is_none()) {
+        return Err(settle::failed_locally(&v, &judged.failure).into());
     }
-    let merges = v.policy() == CreationPolicy::Merge;
     let target = match (v.o.target, v.o.target_seen) {
         (Some(target), _) => target.as_ref(),
         (None, Seen::Present(_)) => return Err(target_to_be_read(&v)),
@@ -315,15 +315,24 @@ fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
         };
     };
     match foreign(&v, target) {
-        Some(failure) => Err(settle::in_conflict(&v, &target.version, &failure).into()),
+        Some((failure, lost)) => {
+            let judged = Judged {
+                version: target.version.clone(),
+                basis: v.basis,
+                failure,
+                lost,
+            };
+            Err(settle::in_conflict(v, judged).into())
+        }
         None => Ok(v.adopting(target)),
     }
 }
 
-/// What keeps this resource from writing to the Secret as it was read.
-fn foreign(v: &View<'_>, target: &TargetObject) -> Option<Failure> {
+/// What keeps this resource from writing to the Secret as it was read, and whether a key of ours is
+/// lost to somebody.
+fn foreign(v: &View<'_>, target: &TargetObject) -> Option<(Failure, bool)> {
     let name = v.target_name();
-    let conflict = |message| Some(Failure::new(Reason::TargetConflict, message));
+    let conflict = |message| Some((Failure::new(Reason::TargetConflict, message), false));
     match (v.whose(target), v.policy()) {
         (Ownership::Foreign(whose), CreationPolicy::Merge) => conflict(format!(
             "The Secret {name:?} is left untouched: {whose}. Set that annotation if it is yours, or \
@@ -335,13 +344,14 @@ fn foreign(v: &View<'_>, target: &TargetObject) -> Option<Failure> {
         )),
         (_, CreationPolicy::Merge) => ownership::contested(target, v.spec).and_then(|(key, held)| {
             let holder = held.map_or_else(|| "somebody else".to_owned(), |held| format!("{held:?}"));
-            conflict(format!(
+            let message = format!(
                 "The key {key:?} of the Secret {name:?} is {holder}'s, who wrote it or has edited it. \
                  It is left untouched. Take that key out of the Secret, or name another one in \
                  spec.target.data."
-            ))
+            );
+            Some((Failure::new(Reason::TargetConflict, message), true))
         }),
-        _ if target.type_ != v.spec.target_type() => Some(other_type(v, target)),
+        _ if target.type_ != v.spec.target_type() => Some((other_type(v, target), false)),
         _ => None,
     }
 }
@@ -460,6 +470,8 @@ fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(
         finalizer_is(v, true)?;
     }
     let write = match (v.o.target, v.o.target_seen) {
+        // Another spec may have other names: only a look at the Secret tells.
+        (None, Seen::Present(_)) if !v.basis_is_recorded() => return Err(target_to_be_read(v)),
         (Some(Some(TargetObject { version, .. })), _) | (None, Seen::Present(version))
             if merges =>
         {
@@ -486,8 +498,6 @@ fn target_is_written(v: &View<'_>, client: &ClientRead, held: &Held) -> Result<(
                 }
             }
         }
-        // Another spec may have dropped names: only a look at the Secret tells.
-        (None, Seen::Present(_)) if !v.basis_is_recorded() => return Err(target_to_be_read(v)),
         (None, Seen::Present(seen)) => TargetWrite::Apply {
             uid: seen.uid.clone(),
             desired,
@@ -575,6 +585,15 @@ fn deleted(o: &Observed<'_>) -> Step {
     if let Some(last) = to_do {
         return removal(last);
     }
+    // What passes is waited for a while. What does not pass keeps nobody.
+    let passes = |failure: &Failure| failure.reason() == Reason::InternalError;
+    let failed = o
+        .removed
+        .values()
+        .find_map(|removed| removed.as_ref().err());
+    if failed.is_some_and(passes) && o.memory.unwritten < LETTING_GO_TRIES {
+        return settle::held_back(o).into();
+    }
     match o.finalized {
         None => Step::SetFinalizer(false),
         Some(done) => settle::finalized(o, done).into(),
@@ -592,24 +611,33 @@ fn merge_refused(v: &View<'_>, said: &str) -> Step {
         ),
     );
     match v.o.target_seen {
-        Seen::Present(version) => settle::in_conflict(v, version, &failure).into(),
+        Seen::Present(version) => {
+            let judged = Judged {
+                version: version.clone(),
+                basis: v.basis,
+                failure,
+                lost: false,
+            };
+            settle::in_conflict(v.clone(), judged).into()
+        }
         Seen::Unknown | Seen::Absent => settle::failed_locally(v, &failure).into(),
     }
 }
 
-/// The end of the chain: what was written under an old name goes, workloads are told of a new token,
+/// The end of the chain: workloads are told of a new token, what was written under an old name goes,
 /// and the status says so.
 fn finish(v: &View<'_>, fresh: Option<(&ClientRead, &Held)>) -> Step {
-    let tidied = previous_is_removed(v).and_then(|()| {
-        let superfluous = v.o.credential.finalizer && v.policy() != CreationPolicy::Merge;
-        if superfluous {
-            finalizer_is(v, false)
-        } else {
+    let finalizer_fits = || {
+        let merges = v.policy() == CreationPolicy::Merge;
+        if v.o.credential.finalizer == merges {
             Ok(())
+        } else {
+            finalizer_is(v, merges)
         }
-    });
-    let done = tidied
-        .and_then(|()| after::workloads_are_restarted(v, fresh.map(|(_, held)| held)))
+    };
+    let done = after::workloads_are_restarted(v, fresh.map(|(_, held)| held))
+        .and_then(|()| previous_is_removed(v))
+        .and_then(|()| finalizer_fits())
         .and_then(|()| after::token_to_probe(v, fresh));
     match done {
         Ok(probe) => synced::succeeded(v, fresh, probe).into(),

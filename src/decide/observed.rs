@@ -16,14 +16,14 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Class, Failure, Transition,
-    after::{Probes, Restart},
+    after::{Probes, Restarted, Unrestarted},
     ownership::TargetObject,
     template,
 };
 use crate::{
     api::{
         AllowedHosts, CaBundleKind, FailureStatus, Instance, InstanceError,
-        ServiceNowCredentialSpec, ServiceNowCredentialStatus, Workload,
+        ServiceNowCredentialSpec, ServiceNowCredentialStatus,
     },
     servicenow::{Exchange, SharedFailure},
 };
@@ -407,10 +407,10 @@ pub struct Memory {
     pub untold: Option<Transition>,
     /// The clock was set back since the token with this beginning was recorded: its times are wrong.
     pub distrusted: Option<Timestamp>,
-    /// The digest of a token for which not all workloads could be restarted yet.
-    pub unrestarted: Option<String>,
+    /// Workloads that could not be restarted yet.
+    pub unrestarted: Option<Unrestarted>,
     /// A state of the target that was found to be somebody else's, and what was said of it.
-    pub judged_target: Option<(Version, Failure)>,
+    pub judged_target: Option<Judged>,
 }
 
 impl Memory {
@@ -429,6 +429,19 @@ impl Memory {
         }
         self.put_backs.iter_mut().for_each(|at| *at -= by);
     }
+}
+
+/// A state of the target that is somebody else's, as one spec has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// The state.
+    pub version: Version,
+    /// The spec.
+    pub basis: Basis,
+    /// What was said of it.
+    pub failure: Failure,
+    /// A key of ours has somebody else's value: the target holds no token of ours.
+    pub lost: bool,
 }
 
 /// A failure, and what it was met with: a change of either ends the wait.
@@ -524,7 +537,7 @@ pub struct Observed<'a> {
     /// How the change of our finalizer ended.
     pub finalized: Option<&'a Result<(), Failure>>,
     /// How the restarts of workloads ended.
-    pub restarted: &'a [(Workload, Restart)],
+    pub restarted: &'a [Restarted],
     /// Tokens that are being tried out, or were of late.
     pub probes: &'a Probes,
 }

@@ -11,7 +11,7 @@ use super::{
     backoff::{Attempt, retry_at},
     end::End,
     failure::class_of,
-    observed::{Memory, Observed, Remembered, Version},
+    observed::{Judged, Memory, Observed, Remembered, Seen},
     renewal::plus,
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict},
     view::{View, validity_of},
@@ -40,7 +40,8 @@ pub struct Settle {
 }
 
 impl Settle {
-    /// The status could not be written: it is tried again soon, and later each time.
+    /// The status, or what is to be done before the resource goes, could not be written: it is tried
+    /// again soon, and later each time.
     pub fn status_unwritten(&mut self, now: Timestamp) {
         self.memory.untold = self.transition.take();
         let unwritten = &mut self.memory.unwritten;
@@ -99,8 +100,6 @@ const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(5);
 const AT_ONCE: SignedDuration = SignedDuration::from_millis(1);
 /// Whoever waits for an answer looks again after so long, woken or not.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
-/// A finalizer that could not be taken off is tried again after so long.
-const LET_GO_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// How long a new resource waits before its status says that it does.
 const PENDING_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
@@ -118,20 +117,30 @@ pub(super) fn leave_alone(o: &Observed<'_>) -> Settle {
 
 /// The resource goes, or could not be let go yet. What could not be taken out of a Secret is told.
 pub(super) fn finalized(o: &Observed<'_>, done: &Result<(), Failure>) -> Settle {
+    if let Err(failure) = done {
+        let mut settle = held_back(o);
+        settle.outcome = Outcome::Failed(failure.reason());
+        return settle;
+    }
     let left = o
         .removed
         .values()
         .find_map(|removed| removed.as_ref().err());
-    let mut settle = leave_alone(o);
-    settle.transition = left.map(|failure| Transition {
-        reason: failure.reason(),
-        message: format!("The merged keys were not taken out: {}", failure.message()),
-        is_failure: true,
-    });
-    if let Err(failure) = done {
-        settle.outcome = Outcome::Failed(failure.reason());
-        settle.wake = Some(plus(o.now, LET_GO_AGAIN));
+    Settle {
+        transition: left.map(|failure| Transition {
+            reason: failure.reason(),
+            message: format!("The merged keys were not taken out: {}", failure.message()),
+            is_failure: true,
+        }),
+        ..leave_alone(o)
     }
+}
+
+/// The resource is not let go yet: its end is tried again, later each time.
+pub(super) fn held_back(o: &Observed<'_>) -> Settle {
+    let mut settle = leave_alone(o);
+    settle.outcome = Outcome::Failed(Reason::InternalError);
+    settle.status_unwritten(o.now);
     settle
 }
 
@@ -242,13 +251,19 @@ pub(super) fn failed_locally(v: &View<'_>, failure: &Failure) -> Settle {
         },
         None => record(failure, 1, v.o.now, None),
     };
-    failed(v, failure, record)
+    let mut settle = failed(v, failure, record);
+    // A change of what no watch tells of has to be looked for.
+    if v.references().any(|(_, seen)| *seen == Seen::Unknown) {
+        let again = plus(v.o.now, LOOK_AGAIN);
+        settle.wake = Some(settle.wake.map_or(again, |wake| wake.min(again)));
+    }
+    settle
 }
 
 /// The target is somebody else's, in this state.
-pub(super) fn in_conflict(v: &View<'_>, version: &Version, failure: &Failure) -> Settle {
-    let mut settle = failed_locally(v, failure);
-    settle.memory.judged_target = Some((version.clone(), failure.clone()));
+pub(super) fn in_conflict(v: View<'_>, judged: Judged) -> Settle {
+    let mut settle = failed_locally(&v.having_lost(judged.lost), &judged.failure);
+    settle.memory.judged_target = Some(judged);
     settle
 }
 

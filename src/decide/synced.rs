@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{
-    after::{Probe, record_probe, record_restarts},
+    after::{Probe, record_probe, restarts_told},
     end::End,
     observed::ClientRead,
     ownership::timestamp,
@@ -63,7 +63,7 @@ pub(super) fn succeeded(
     let token = end.status.token.as_ref();
     end.wake = token.map(|token| View::due_at(token).max(soonest));
     let mut message = synced_message(v, token, trimmed);
-    message += &record_restarts(&mut end, fresh.map(|(_, held)| held));
+    message += &restarts_told(&mut end);
     end.probe = probe;
     record_probe(&mut end);
     end.conclude(
@@ -74,7 +74,7 @@ pub(super) fn succeeded(
 }
 
 /// A renewal time is drawn once for each token, and again only when the margin wants it elsewhere.
-fn token_status(v: &View<'_>, held: &Held) -> TokenStatus {
+pub(super) fn token_status(v: &View<'_>, held: &Held) -> TokenStatus {
     let mut token = TokenStatus {
         issued_at: micro_time(held.validity.issued_at),
         expires_at: micro_time(held.validity.expires_at),

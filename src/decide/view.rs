@@ -9,7 +9,9 @@ use super::{
     FIGHT_PERIOD, Failure, Wish,
     backoff::LONGEST_WAIT,
     failure::class_of,
-    observed::{Basis, CheckedSpec, ClientRead, Observed, Reference, Seen, Version, WriteOutcome},
+    observed::{
+        Basis, CheckedSpec, ClientRead, Judged, Observed, Reference, Seen, Version, WriteOutcome,
+    },
     ownership::{self, Ownership, TargetObject, is_intact, recorded},
     renewal::{self, Margin, Validity, plus},
     template::{self, Rendered, Variables},
@@ -26,6 +28,7 @@ use crate::{
 static UNKNOWN: Seen = Seen::Unknown;
 
 /// What was observed, with what follows from it at once.
+#[derive(Clone)]
 pub(super) struct View<'a> {
     pub(super) o: &'a Observed<'a>,
     pub(super) spec: &'a CheckedSpec,
@@ -37,6 +40,8 @@ pub(super) struct View<'a> {
     /// The target as last written, likewise.
     target: Option<Cow<'a, TargetStatus>>,
     adopted: bool,
+    /// Somebody else's value stands where our token should.
+    pub(super) lost: bool,
 }
 
 impl<'a> View<'a> {
@@ -50,7 +55,18 @@ impl<'a> View<'a> {
             token: status.token.as_ref().map(Cow::Borrowed),
             target: status.target.as_ref().map(Cow::Borrowed),
             adopted: false,
+            lost: judged(o, spec.basis()).is_some_and(|judged| judged.lost),
         }
+    }
+
+    /// What was said of the target in this state, for this spec.
+    pub(super) fn judged(&self) -> Option<&'a Judged> {
+        judged(self.o, self.basis)
+    }
+
+    pub(super) fn having_lost(mut self, lost: bool) -> Self {
+        self.lost = lost;
+        self
     }
 
     pub(super) fn target_name(&self) -> &str {
@@ -165,6 +181,8 @@ impl<'a> View<'a> {
             .as_ref()
             .is_none_or(|token| token.issued_at.0 < issued_at);
         let possible = issued_at <= self.o.now && issued_at < expires_at;
+        // What an earlier resource of this name left came by another spec, who knows which.
+        let possible = possible && issued_at >= credential.created_at;
         // A process that has written since it began needs no Secret to tell it what.
         let fresh_process = self.o.memory.basis.is_none();
         let untouched = target.last_written_by_us;
@@ -325,7 +343,7 @@ impl<'a> View<'a> {
     }
 
     /// This very token, with this very expiry, is the one on record.
-    fn is_on_record(&self, held: &Held) -> bool {
+    pub(super) fn is_on_record(&self, held: &Held) -> bool {
         self.token.as_ref().is_some_and(|token| {
             token.sha256.as_deref() == Some(&held.sha256)
                 && token.expires_at.0 == held.validity.expires_at
@@ -545,6 +563,12 @@ impl<'a> View<'a> {
             .filter(|at| **at > since)
             .count()
     }
+}
+
+fn judged<'a>(o: &Observed<'a>, basis: Basis) -> Option<&'a Judged> {
+    let judged = o.memory.judged_target.as_ref()?;
+    let same = matches!(o.target_seen, Seen::Present(seen) if *seen == judged.version);
+    (same && judged.basis == basis).then_some(judged)
 }
 
 /// A renewal was asked for by the annotation, is not answered yet, and it is known since when.

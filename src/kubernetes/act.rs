@@ -45,8 +45,8 @@ use crate::{
 /// a person waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Keys are taken out of a Secret that changes at the same time at most so often.
-const TAKING_OUT_TRIES: usize = 4;
+/// A change of an object that changes at the same time is tried so often.
+const TRIES: usize = 4;
 
 /// What the API server accepts as the note of an event (events.k8s.io/v1).
 const NOTE_LIMIT: usize = 1000;
@@ -277,7 +277,7 @@ impl Cluster {
             name,
         };
         let manager = merge_manager(credential);
-        for _ in 0..TAKING_OUT_TRIES {
+        for _ in 0..TRIES {
             let Some(secret) = self.read_secret(namespace, name).await? else {
                 return Ok(());
             };
@@ -307,13 +307,7 @@ impl Cluster {
                 return Ok(());
             }
         }
-        Err(Failure::new(
-            Reason::InternalError,
-            format!(
-                "The Secret {name:?} changed again and again while the keys of this resource were \
-                 taken out of it. Find out who else writes it."
-            ),
-        ))
+        Err(changing("Secret", name))
     }
 
     /// Sends a write of an object; `None` where that was replaced, changed or deleted since it was
@@ -332,7 +326,7 @@ impl Cluster {
         }
     }
 
-    /// Puts our finalizer on this very resource, or takes it off: server-side apply of nothing else.
+    /// Puts our finalizer on this very resource, or takes it off, whoever put it there.
     pub(crate) async fn set_finalizer(
         &self,
         credential: &Credential,
@@ -345,23 +339,41 @@ impl Cluster {
             namespace,
             name,
         };
-        let finalizers = if there { vec![FINALIZER] } else { Vec::new() };
-        let body = json!({
-            "apiVersion": ServiceNowCredential::api_version(&()),
-            "kind": ServiceNowCredential::kind(&()),
-            "metadata": {
-                "name": name,
-                "namespace": namespace,
-                "uid": credential.uid,
-                "finalizers": finalizers,
-            },
-        });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let request = Request::new(ServiceNowCredential::url_path(&(), Some(namespace)))
-            .patch(name, &params, &Patch::Apply(body))
-            .map_err(|error| failure(&Error::BuildRequest(error), call))?;
-        // Where it is gone, or another has its name, there is nothing to hold or to let go.
-        self.send(request, call).await.map(|_| ())
+        for _ in 0..TRIES {
+            let found: Option<PartialObjectMeta<ServiceNowCredential>> =
+                self.read("servicenowcredentials", namespace, name).await?;
+            let metadata = found.map(|object| object.metadata).unwrap_or_default();
+            if metadata.uid.as_deref() != Some(&credential.uid) {
+                // Another has its name, or nobody.
+                return if there { Err(gone(name)) } else { Ok(()) };
+            }
+            let mut finalizers = metadata.finalizers.unwrap_or_default();
+            if finalizers.iter().any(|finalizer| finalizer == FINALIZER) == there {
+                return Ok(());
+            }
+            finalizers.retain(|finalizer| finalizer != FINALIZER);
+            if there {
+                finalizers.push(FINALIZER.to_owned());
+            }
+            let patch = json!({
+                "metadata": {
+                    "uid": metadata.uid,
+                    "resourceVersion": metadata.resource_version,
+                    "finalizers": finalizers,
+                },
+            });
+            let params = PatchParams {
+                field_manager: Some(FIELD_MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let request = Request::new(ServiceNowCredential::url_path(&(), Some(namespace)))
+                .patch(name, &params, &Patch::Merge(patch))
+                .map_err(|error| failure(&Error::BuildRequest(error), call))?;
+            if self.send(request, call).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(changing("ServiceNowCredential", name))
     }
 
     /// Writes the status of this very resource; returns its resourceVersion, or `None` when it is
@@ -516,6 +528,23 @@ fn has_changed(error: &Error) -> bool {
         Some(422) => uid_differs(),
         _ => false,
     }
+}
+
+fn gone(name: &str) -> Failure {
+    Failure::new(
+        Reason::InternalError,
+        format!("The ServiceNowCredential {name:?} is gone, so nothing is written for it."),
+    )
+}
+
+fn changing(kind: &str, name: &str) -> Failure {
+    Failure::new(
+        Reason::InternalError,
+        format!(
+            "The {kind} {name:?} changed again and again while it was written. It is tried again \
+             shortly; if this lasts, find out who else writes it."
+        ),
+    )
 }
 
 /// A merge met a key that another field manager holds (Kubernetes documentation, "Server-Side

@@ -41,11 +41,13 @@ fn api() -> (Client, Writes) {
             let write = format!("{} {path}", request.method());
             seen.lock().unwrap().push(write);
         }
+        let resource = request.uri().path().contains("servicenowcredentials");
+        let uid = if resource { "uid" } else { "secret-uid" };
         let object = json!({
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
-                "name": "itsm", "namespace": "team-a", "uid": "secret-uid", "resourceVersion": "7",
+                "name": "itsm", "namespace": "team-a", "uid": uid, "resourceVersion": "7",
                 "ownerReferences": [{
                     "apiVersion": "snowcred.dev/v1alpha1", "kind": "ServiceNowCredential",
                     "name": "itsm", "uid": "uid", "controller": true,

@@ -11,6 +11,8 @@ use crate::decide::{Name, Seen, observed::Version};
 #[derive(Default)]
 pub struct Objects {
     named: HashMap<Name, Named>,
+    /// A list was complete once: from then on the watch tells of what comes.
+    listed: bool,
 }
 
 /// An object that somebody names.
@@ -58,6 +60,11 @@ impl Objects {
     /// Whether nobody names any.
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()
+    }
+
+    /// Its watch has ended: what exists is not known until there is another list.
+    pub fn unlisted(&mut self) {
+        self.listed = false;
     }
 
     /// What is known of an object.
@@ -131,6 +138,7 @@ impl Objects {
             None => {
                 if let Some(named) = self.named.get_mut(object)
                     && named.seen == Seen::Unknown
+                    && self.listed
                 {
                     named.seen = Seen::Absent;
                 }
@@ -150,6 +158,7 @@ impl Objects {
     /// The list is complete: the others are gone, but for those that were named only while it ran,
     /// of which it may have said nothing in time.
     pub fn end_relist(&mut self, relist: &Relist) -> Vec<Name> {
+        self.listed = true;
         let mut woken = BTreeSet::new();
         for (object, named) in &mut self.named {
             if relist.covers(object) && named.since < relist.begun && named.seen != Seen::Absent {

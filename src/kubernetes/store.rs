@@ -201,6 +201,7 @@ fn asks_for_a_look(old: &Credential, new: &Credential) -> bool {
     old.uid != new.uid
         || old.generation != new.generation
         || old.deleting != new.deleting
+        || old.finalizer != new.finalizer
         || old.renew_request != new.renew_request
         || old.status != new.status
 }

@@ -134,6 +134,10 @@ fn a_read_that_is_ahead_of_the_watch_is_news_to_all_and_one_behind_is_none() {
     let mut store = store([credential("a", "a", 1), credential("b", "b", 1)]);
     let client = name("client");
     assert_eq!(store.secrets.read(&client, None), []);
+    let unknown = &Seen::Unknown;
+    assert_eq!(store.secrets.seen(&client), unknown, "no watch would tell");
+    let relist = store.begin_relist(None);
+    store.secrets.end_relist(&relist);
     assert_eq!(store.secrets.seen(&client), &Seen::Absent);
     let woken = store.secrets.read(&client, Some(version("u", 5)));
     assert_eq!(woken, ["a", "b"].map(name));

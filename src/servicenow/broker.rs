@@ -20,11 +20,14 @@ use super::{
     line::{Line, Queued},
     token::TokenAnswer,
 };
-use crate::decide::{
-    Failure, Name,
-    backoff::LONGEST_WAIT,
-    failure::Class,
-    renewal::{next_allowed, plus},
+use crate::{
+    api::Reason,
+    decide::{
+        Failure, Name,
+        backoff::LONGEST_WAIT,
+        failure::Class,
+        renewal::{next_allowed, plus},
+    },
 };
 
 /// A probe has its answer, or its time-out, within about this time.
@@ -298,7 +301,13 @@ impl Broker {
                 return self.hold_origin(key, failure, sent_at, now, random);
             }
             Err(failure) => {
-                let mut woken = origin.lift(sent_at, false);
+                // Who is not let in by TLS has not met the instance, and says nothing of it.
+                let met = failure.reason() != Reason::TlsFailed;
+                let mut woken = if met {
+                    origin.lift(sent_at, false)
+                } else {
+                    BTreeSet::new()
+                };
                 woken.append(&mut state.fail(failure, sent_at, now, random));
                 woken
             }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -79,13 +79,17 @@ impl Endpoint {
 
     /// Gives up the connections of certificates that nobody uses any more.
     pub fn sweep(&self) {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.retain(|tls, (_, used)| *tls == Tls::default() || used.elapsed() < UNUSED);
+        let used = |used: &Instant| used.elapsed() < UNUSED;
+        let keep = |tls: &Tls, at: &Instant| *tls == Tls::default() || used(at);
+        self.known().retain(|tls, (_, at)| keep(tls, at));
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Tls, (Clients, Instant)>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn clients(&self, origin: &str, tls: &Tls) -> Result<Clients, Failure> {
-        let mut all = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((clients, used)) = all.get_mut(tls) {
+        if let Some((clients, used)) = self.known().get_mut(tls) {
             *used = Instant::now();
             return Ok(clients.clone());
         }
@@ -99,7 +103,8 @@ impl Endpoint {
                 ),
             )
         })?;
-        all.insert(tls.clone(), (clients.clone(), Instant::now()));
+        let made = (clients.clone(), Instant::now());
+        self.known().insert(tls.clone(), made);
         Ok(clients)
     }
 

@@ -124,12 +124,10 @@ impl SharingKey {
     pub(crate) fn spellings(&self) -> Vec<Zeroizing<String>> {
         let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
         let mut all = Vec::new();
-        let user = self
-            .user
-            .iter()
-            .flat_map(|(name, password)| [name, password]);
+        // A user's name is a word like others: blanked, it would take the sense out of what is said.
+        let password = self.user.as_ref().map(|(_, password)| password);
         let client = [&pair, &self.client_secret, &self.client_id];
-        for credential in client.into_iter().chain(user) {
+        for credential in client.into_iter().chain(password) {
             let base64 = STANDARD.encode(credential.as_bytes());
             all.push(Zeroizing::new(base64.trim_end_matches('=').to_owned()));
             all.push(Zeroizing::new(base64));

@@ -6,8 +6,8 @@ use super::scene::*;
 use crate::{
     api::{Reason, Verify, Workload, WorkloadKind, condition},
     decide::{
-        Failure, Name, Outcome, Step,
-        after::{Probe, Probes, Restart},
+        Failure, Name, Outcome, Seen, Step,
+        after::{NewValue, Probe, Probes, Restart, Wait},
     },
     servicenow::Probed,
 };
@@ -38,23 +38,32 @@ fn restarting() -> Scene {
     })
 }
 
+/// What workloads are told of the second token.
+fn second() -> NewValue {
+    NewValue {
+        sha256: held("second", 0, 1).sha256,
+        at: at(1200),
+    }
+}
+
+fn told(scene: &Scene) -> Option<(Workload, NewValue)> {
+    match scene.decide() {
+        Step::Restart { workload, value } => Some((workload, value)),
+        _ => None,
+    }
+}
+
 #[test]
 fn each_workload_is_told_once_when_the_token_was_asked_for() {
     let mut scene = restarting();
     for kind in [WorkloadKind::Deployment, WorkloadKind::DaemonSet] {
-        let Step::Restart {
-            workload: next,
-            at: told,
-        } = scene.decide()
-        else {
-            panic!("{:?}", scene.decide())
-        };
-        assert_eq!((next.clone(), told), (workload(kind), at(1200)));
-        scene.restarted.push((next, Restart::Done));
+        let (next, value) = told(&scene).unwrap();
+        assert_eq!((next.clone(), value.clone()), (workload(kind), second()));
+        scene.restarted.push((next, value, Restart::Done));
     }
     let scene = scene.ended();
     let restarted = scene.status().restarted.clone().unwrap();
-    assert_eq!(restarted.sha256, held("second", 0, 1).sha256);
+    assert_eq!(restarted.sha256, second().sha256);
     assert_eq!(restarted.time.0, at(1200));
     assert_eq!(scene.end().outcome, Outcome::Synced, "and that is all");
 }
@@ -67,37 +76,107 @@ fn a_process_that_finds_a_newer_token_than_the_status_tells_the_same_moment() {
     let written = version("itsm-secret-uid", 101);
     let secret = secret_of(&scene.credential, write.desired(), written);
     let scene = scene.restarted().at(1201).reads_target(secret);
-    let Step::Restart { at: told, .. } = scene.decide() else {
-        panic!("{:?}", scene.decide())
-    };
-    assert_eq!(told, at(1200));
+    assert_eq!(
+        told(&scene),
+        Some((workload(WorkloadKind::Deployment), second()))
+    );
+}
+
+/// One is missing, and one could not be changed.
+fn in_trouble() -> Scene {
+    let mut scene = restarting();
+    let [first, other] = [WorkloadKind::Deployment, WorkloadKind::DaemonSet].map(workload);
+    let forbidden = Failure::new(Reason::PermissionDenied, "patch daemonsets is forbidden");
+    scene.restarted = vec![
+        (first, second(), Restart::Missing),
+        (other, second(), Restart::Failed(forbidden)),
+    ];
+    scene
 }
 
 #[test]
 fn a_missing_workload_is_told_and_one_that_failed_is_tried_again() {
-    let mut scene = restarting();
-    let [first, second] = [WorkloadKind::Deployment, WorkloadKind::DaemonSet].map(workload);
-    let forbidden = Failure::new(Reason::PermissionDenied, "patch daemonsets is forbidden");
-    scene.restarted = vec![
-        (first, Restart::Missing),
-        (second, Restart::Failed(forbidden)),
-    ];
+    let scene = in_trouble();
     let end = scene.end();
     assert_eq!((end.outcome, end.wake), (Outcome::Synced, Some(at(1260))));
-    let told = end.transition.unwrap();
+    let news = end.transition.unwrap();
     assert_eq!(
-        (told.reason, told.is_failure),
+        (news.reason, news.is_failure),
         (Reason::PermissionDenied, true)
     );
-    let mut scene = scene.ended().at(1260);
+    let scene = scene.ended().at(1259);
     assert_eq!(scene.status().restarted, None);
-    assert!(matches!(scene.decide(), Step::Restart { at: told, .. } if told == at(1200)));
-    scene.restarted = [WorkloadKind::Deployment, WorkloadKind::DaemonSet]
-        .map(|kind| (workload(kind), Restart::Done))
-        .into();
+    let end = scene.end();
+    assert_eq!(
+        (end.status, end.wake),
+        (None, Some(at(1260))),
+        "not before its time"
+    );
+    let failed = workload(WorkloadKind::DaemonSet);
+    let mut later = scene.clone().at(1260);
+    assert_eq!(
+        told(&later),
+        Some((failed.clone(), second())),
+        "and only that one"
+    );
+    later.restarted = vec![(failed, second(), Restart::Done)];
+    let later = later.ended();
+    assert!(later.status().restarted.is_some());
+    assert_eq!((later.end().transition, told(&later)), (None, None));
+    // Another process knows what the status tells.
+    let (first, value) = told(&scene.restarted().at(1261)).unwrap();
+    assert_eq!(
+        (first, value),
+        (workload(WorkloadKind::Deployment), second())
+    );
+}
+
+#[test]
+fn another_process_restarts_none_of_those_that_were() {
+    let mut scene = in_trouble();
+    scene.restarted[0].2 = Restart::Done;
+    let scene = scene.ended().restarted().at(1261);
+    assert_eq!(
+        told(&scene),
+        Some((workload(WorkloadKind::DaemonSet), second()))
+    );
+}
+
+#[test]
+fn a_token_that_only_lives_longer_restarts_nobody_again() {
+    let scene = in_trouble().ended().at(2400).reads_client().asked(2399);
+    let mut slid = held("second", 2400, 1800);
+    slid.sent_at = at(2400);
+    let scene = scene.answered(Ok(slid));
+    let (write, _) = scene.writes();
+    let scene = scene.wrote(&write, 102);
+    assert_eq!(
+        told(&scene),
+        Some((workload(WorkloadKind::DaemonSet), second()))
+    );
+}
+
+#[test]
+fn an_old_target_that_cannot_be_removed_holds_no_restart_up() {
+    let mut scene = Scene::synced().with_spec(|spec| {
+        spec.restart = vec![workload(WorkloadKind::Deployment)];
+        spec.target.get_or_insert_default().name = Some("new".to_owned());
+    });
+    scene.previous_seen = scene.target_seen.clone();
+    scene.target_seen = Seen::Absent;
+    let scene = scene.at(1200).reads_client().asked(1199);
+    let scene = scene.answered(Ok(held("second", 1200, 1800)));
+    let (write, _) = scene.writes();
+    let mut scene = scene.wrote(&write, 101);
+    let (first, value) = told(&scene).unwrap();
+    scene.restarted.push((first, value, Restart::Done));
+    let forbidden = Failure::new(Reason::PermissionDenied, "delete secrets is forbidden");
+    scene.removed.insert("itsm".to_owned(), Err(forbidden));
     let scene = scene.ended();
-    assert!(scene.status().restarted.is_some());
-    assert_eq!(scene.end().transition, None);
+    assert_eq!(scene.synced_state(), is("False", Reason::PermissionDenied));
+    let status = scene.status();
+    assert_eq!(status.token.as_ref().unwrap().sha256, Some(second().sha256));
+    assert_eq!(status.restarted.as_ref().unwrap().sha256, second().sha256);
 }
 
 const PATH: &str = "/api/now/table/sys_user";
@@ -116,10 +195,15 @@ fn answered(scene: &mut Scene, probe: &Probe, reason: Reason) {
         reason,
         message: format!("GET {PATH}: it was so."),
     };
-    assert!(probes.wait(probe, &Name::new("team-a", "itsm"), at(1200)));
-    assert!(!probes.wait(probe, &Name::new("team-a", "crm"), at(1200)));
+    let mut wait = |name| probes.wait(probe, &Name::new("team-a", name), at(1200));
+    assert_eq!(
+        ["itsm", "crm"].map(&mut wait),
+        [Wait::First, Wait::WithOthers]
+    );
     let woken = probes.done(probe, probed, at(1201));
     assert_eq!(woken.len(), 2);
+    let late = probes.wait(probe, &Name::new("team-a", "late"), at(1201));
+    assert_eq!(late, Wait::Over, "nobody would wake it");
     scene.probes = Arc::new(probes);
 }
 

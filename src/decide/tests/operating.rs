@@ -127,7 +127,9 @@ impl World {
                 round.previous_removed(old, Ok(()));
             }
             Step::SetFinalizer(_) => round.finalizer_set(Ok(())),
-            Step::Restart { workload, .. } => round.workload_restarted(workload, Restart::Done),
+            Step::Restart { workload, value } => {
+                round.workload_restarted((workload, value, Restart::Done));
+            }
             Step::Ask(_) | Step::Settle(_) => {}
         }
     }

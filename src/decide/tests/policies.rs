@@ -120,8 +120,14 @@ fn a_merged_key_that_was_removed_is_put_back_and_one_that_was_edited_is_left() {
         .insert("token".to_owned(), "kubectl-edit".to_owned());
     let scene = synced().reads_target(edited).ended();
     assert_eq!(scene.synced_state(), is("False", Reason::TargetConflict));
+    assert_eq!(scene.ready(), is("False", Reason::TargetConflict));
     let message = &scene.status().failure.as_ref().unwrap().message;
     assert!(message.contains("\"kubectl-edit\""), "{message}");
+    // Another key is nobody's.
+    let other = scene.clone().with_target(|target| {
+        target.data = Some([("other".to_owned(), "{{ token }}".to_owned())].into());
+    });
+    assert!(other.wants_to_read_target());
     assert_eq!(
         scene.end().wake,
         Some(at(1800)),
@@ -185,7 +191,62 @@ fn a_finalizer_that_stays_is_tried_again() {
     scene.finalized = Some(Err(Failure::new(Reason::PermissionDenied, "forbidden")));
     let end = scene.end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::PermissionDenied));
-    assert_eq!(end.wake, Some(at(6)));
+    assert_eq!(end.wake, Some(at(3)));
+}
+
+#[test]
+fn keys_that_cannot_be_taken_out_right_now_are_taken_out_later() {
+    let mut scene = synced();
+    scene.credential.deleting = true;
+    let mut waited = 0;
+    for _ in 0..6 {
+        let down = Failure::new(Reason::InternalError, "the API server is away");
+        scene.removed.insert("app".to_owned(), Err(down));
+        let end = scene.end();
+        assert_eq!((end.transition.is_none(), end.status), (true, None));
+        waited += end.wake.unwrap().duration_since(scene.now).as_secs();
+        scene = scene.ended();
+    }
+    assert_eq!(waited, 126);
+    let down = Failure::new(Reason::InternalError, "the API server is away");
+    scene.removed.insert("app".to_owned(), Err(down));
+    assert!(matches!(scene.decide(), Step::SetFinalizer(false)));
+}
+
+#[test]
+fn a_finalizer_that_somebody_drops_is_put_back() {
+    let mut scene = synced();
+    scene.credential.finalizer = false;
+    assert!(matches!(scene.decide(), Step::SetFinalizer(true)));
+}
+
+#[test]
+fn an_orphan_of_another_resource_gives_its_token_to_nobody() {
+    let mut orphan = first_secret(100);
+    orphan.controller = None;
+    let mut scene = Scene::new().with_target(|target| {
+        target.creation_policy = Some(CreationPolicy::Orphan);
+    });
+    scene.credential.generation = 1;
+    scene.credential.created_at = at(60);
+    let scene = scene.at(61).reads_target(orphan);
+    assert!(
+        scene.wants_to_read_client(),
+        "a token of its own is asked for"
+    );
+}
+
+#[test]
+fn whoever_merges_into_the_clients_own_secret_has_used_it_as_it_is_then() {
+    let mut scene = with_policy(Scene::new(), CreationPolicy::Merge);
+    scene.credential.finalizer = true;
+    let client = version("app-uid", 7);
+    scene.client_seen = Seen::Present(client);
+    let scene = scene.reads_target(open("itsm")).reads_client();
+    let scene = scene.holding(held("first", 0, 1800));
+    let (write, _) = scene.writes();
+    let scene = scene.wrote(&write, 8).ended();
+    assert_eq!(scene.status().observed[0].resource_version, "8");
 }
 
 #[test]

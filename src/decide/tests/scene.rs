@@ -10,13 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 pub(crate) use super::objects::*;
 use crate::{
-    api::{
-        AllowedHosts, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target, Workload,
-        condition,
-    },
+    api::{AllowedHosts, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target, condition},
     decide::{
         Credential, Failure, Memory, Observed, Outcome, Seen, Settle, Step, Transition, Wish,
-        after::{Probes, Restart},
+        after::{Probes, Restarted},
         decide,
         observed::{ClientRead, Policy, Rival, WriteOutcome},
         ownership::{TargetObject, TargetWrite},
@@ -66,7 +63,7 @@ pub(crate) struct Scene {
     pub(crate) written: Option<(String, WriteOutcome)>,
     pub(crate) removed: BTreeMap<String, Result<(), Failure>>,
     pub(crate) finalized: Option<Result<(), Failure>>,
-    pub(crate) restarted: Vec<(Workload, Restart)>,
+    pub(crate) restarted: Vec<Restarted>,
     pub(crate) probes: Arc<Probes>,
 }
 
