@@ -17,7 +17,10 @@ use crate::{
         observed::{ByRole, CheckedSpec, ClientRead, Credential, Kind, Reference, Role, Version},
         reference_missing,
     },
-    servicenow::{SharingKey, Tls},
+    servicenow::{
+        SharingKey, Tls,
+        stored::{self, AS_SHOWN},
+    },
 };
 
 /// The client as read: the key that everyone with the same client shares, and what of it may be
@@ -156,14 +159,9 @@ impl Object {
     /// A value as ServiceNow shows it.
     fn text(&self, reference: &Reference, key: &str) -> Result<&str, Failure> {
         let bytes = self.bytes(reference, key)?;
-        std::str::from_utf8(bytes).map_err(|_| {
-            let what = format!("has a key {key:?} that is not UTF-8 text. {AS_SHOWN}");
-            invalid(reference, &what)
-        })
+        std::str::from_utf8(bytes).map_err(|_| unusable(reference, key, "is not UTF-8 text"))
     }
 }
-
-const AS_SHOWN: &str = "Store the value as ServiceNow shows it, on one line";
 
 fn shared_client(spec: &CheckedSpec, objects: &ByRole<Object>) -> Result<SharedClient, Failure> {
     let instance = spec
@@ -236,36 +234,30 @@ fn invalid(reference: &Reference, what: &str) -> Failure {
     )
 }
 
-/// A value without the whitespace around it, and whether there was any.
+/// An id, a name or a secret, and whether there was white space around it.
 fn trimmed(
     object: &Object,
     reference: &Reference,
     key: &str,
 ) -> Result<(Zeroizing<String>, bool), Failure> {
     let text = object.text(reference, key)?;
-    let value = one_line(text.trim(), reference, key)?;
+    let value = stored::trimmed(text).map_err(|wrong| unusable(reference, key, wrong))?;
     let trimmed = value.len() != text.len();
     Ok((value, trimmed))
 }
 
-/// A password may begin and end with a space, but not with the line break that an editor left.
 fn password(
     object: &Object,
     reference: &Reference,
     key: &str,
 ) -> Result<Zeroizing<String>, Failure> {
     let text = object.text(reference, key)?;
-    one_line(text.trim_end_matches(['\r', '\n']), reference, key)
+    stored::password(text).map_err(|wrong| unusable(reference, key, wrong))
 }
 
-fn one_line(value: &str, reference: &Reference, key: &str) -> Result<Zeroizing<String>, Failure> {
-    let wrong = if value.is_empty() {
-        "is empty"
-    } else if value.contains(char::is_control) {
-        "has a line break or another control character in its middle"
-    } else {
-        return Ok(Zeroizing::new(value.to_owned()));
-    };
-    let what = format!("has a key {key:?} that {wrong}. {AS_SHOWN}");
-    Err(invalid(reference, &what))
+fn unusable(reference: &Reference, key: &str, wrong: &str) -> Failure {
+    invalid(
+        reference,
+        &format!("has a key {key:?} that {wrong}. {AS_SHOWN}"),
+    )
 }

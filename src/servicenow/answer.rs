@@ -1,11 +1,10 @@
 //! What an answer of the token endpoint means, and what a person should do about it.
 
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
-use serde::Deserialize;
 
 use super::{
-    causes::likely,
     key::SharingKey,
+    refusal::refused,
     token::{TokenAnswer, parse_answer},
 };
 use crate::{
@@ -29,9 +28,6 @@ pub struct RawAnswer {
 
 /// The longest body that is read.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
-
-/// The longest part of an `error_description` that is repeated.
-const DESCRIPTION_LIMIT: usize = 200;
 
 /// The longest scope that is kept, as the resource's schema allows it.
 const SCOPE_LIMIT: usize = 1024;
@@ -98,9 +94,9 @@ pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<Tok
                 answer.status
             ),
         )),
-        status @ (400 | 401) => Err(refused(status, body, key)),
+        400 | 401 => Err(refused(answer, key)),
         _ if is_html(answer, body) => Err(html(origin, body)),
-        403 => Err(refused(403, body, key)),
+        403 => Err(refused(answer, key)),
         408 | 425 => Err(Failure::new(
             Reason::InstanceUnavailable,
             format!(
@@ -118,6 +114,21 @@ pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<Tok
             ),
         )),
     }
+}
+
+/// How long a new token lives, from the moment when it was asked for.
+pub fn new_lifetime(answer: &TokenAnswer, origin: &str) -> Result<SignedDuration, Failure> {
+    let seconds = answer.expires_in.filter(|seconds| *seconds > 0);
+    seconds.map(SignedDuration::from_secs).ok_or_else(|| {
+        Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "{origin} answered with a new token but without a positive expires_in, so nobody can \
+                 say when it expires. Set the client's Access Token Lifespan in the Application \
+                 Registry."
+            ),
+        )
+    })
 }
 
 /// The scope is shown in the status: like every text of an instance, it may hold no credential.
@@ -154,66 +165,8 @@ fn html(origin: &str, body: &[u8]) -> Failure {
     )
 }
 
-/// The OAuth error fields (RFC 6749, section 5.2).
-#[derive(Default, Deserialize)]
-struct OAuthError {
-    #[serde(default)]
-    error: String,
-    #[serde(default)]
-    error_description: String,
-}
-
-fn refused(status: u16, body: &[u8], key: &SharingKey) -> Failure {
-    let origin = key.origin();
-    let error: OAuthError = serde_json::from_slice(body).unwrap_or_default();
-    let code = quotable(&error.error, key, DESCRIPTION_LIMIT);
-    let description = quotable(&error.error_description, key, DESCRIPTION_LIMIT);
-    let said = match (code.as_str(), description.as_str()) {
-        ("", "") => String::new(),
-        (code, "") => format!(" ({code})"),
-        ("", description) => format!(" ({description})"),
-        (code, description) => format!(" ({code}: {description})"),
-    };
-    let password = key.user_name().is_some();
-    if error.error == "unsupported_grant_type" {
-        let grant = if password {
-            "password"
-        } else {
-            "client-credentials"
-        };
-        return Failure::new(
-            Reason::AccessDenied,
-            format!(
-                "{origin} refused the token request with HTTP {status}{said}: this instance does \
-                 not offer the {grant} grant. Check that its release has it and that the plugin \
-                 OAuth 2.0 (com.snc.platform.security.oauth) is active."
-            ),
-        );
-    }
-    let causes = likely(password, &error.error_description);
-    let list: Vec<_> = causes
-        .iter()
-        .enumerate()
-        .map(|(i, cause)| format!("{}) {}", i + 1, cause.explain()))
-        .collect();
-    let whom = if password {
-        "the client or the user"
-    } else {
-        "the client"
-    };
-    Failure::new(
-        Reason::AccessDenied,
-        format!(
-            "{origin} refused {whom} with HTTP {status}{said}. The instance does not say why; \
-             check in this order: {}. The instance's System Logs, filtered to Source = OAuth, say \
-             more; ServiceNow's KB1645212 covers the setup.",
-            list.join("; ")
-        ),
-    )
-}
-
 /// A field of an answer, fit to be shown: no credential, no control character, not too long.
-fn quotable(field: &str, key: &SharingKey, limit: usize) -> String {
+pub(super) fn quotable(field: &str, key: &SharingKey, limit: usize) -> String {
     let mut text = field.to_owned();
     for spelling in key.spellings() {
         text = blank(&text, &spelling);

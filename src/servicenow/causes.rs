@@ -18,7 +18,13 @@ pub enum Cause {
     Plugin,
     /// Newer releases have another place for clients.
     MachineIdentity,
+    /// How the client's id and secret are sent. No answer tells it, only a comparison.
+    Authentication,
 }
+
+/// Where a person finds more than the instance says outside.
+pub const WHERE_MORE: &str = "The instance's System Logs, filtered to Source = OAuth, say more; \
+                              ServiceNow's KB1645212 covers the setup.";
 
 impl Cause {
     /// The causes of a refusal by the client-credentials grant, in the order in which people meet
@@ -46,6 +52,7 @@ impl Cause {
             Self::Scope => "Scope",
             Self::Plugin => "Plugin",
             Self::MachineIdentity => "MachineIdentity",
+            Self::Authentication => "Authentication",
         }
     }
 
@@ -79,20 +86,39 @@ impl Cause {
                 "on Zurich and newer, the client must be made in the Machine Identity Console as an \
                  inbound integration with the client credentials grant"
             }
+            Self::Authentication => {
+                "the client's id and secret are sent in a way that the instance does not take: \
+                 change spec.client.authentication"
+            }
         }
     }
 }
 
-/// The causes of a refusal in their order, as far as the instance's own words tell.
+/// The cause that an instance names: by the codes of RFC 6749, section 5.2, or in words of its own.
 #[must_use]
-pub fn likely(password_grant: bool, error_description: &str) -> Vec<Cause> {
+pub(super) fn named(error: &str, error_description: &str) -> Option<Cause> {
+    if error_description.contains("integration user is not configured") {
+        return Some(Cause::ApplicationUser);
+    }
+    match error {
+        "unsupported_grant_type" => Some(Cause::Plugin),
+        "invalid_scope" => Some(Cause::Scope),
+        "invalid_client" => Some(Cause::Client),
+        "invalid_grant" => Some(Cause::User),
+        _ => None,
+    }
+}
+
+/// The causes of a refusal in their order, the one that the instance names first.
+#[must_use]
+pub fn likely(password_grant: bool, named: Option<Cause>) -> Vec<Cause> {
     let mut causes = if password_grant {
         Cause::PASSWORD.to_vec()
     } else {
         Cause::CLIENT_CREDENTIALS.to_vec()
     };
-    if error_description.contains("integration user is not configured") {
-        first(&mut causes, Cause::ApplicationUser);
+    if let Some(named) = named.filter(|named| causes.contains(named)) {
+        first(&mut causes, named);
     }
     causes
 }

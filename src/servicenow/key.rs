@@ -55,6 +55,27 @@ impl SharingKey {
         self
     }
 
+    /// The same client with the client-credentials grant.
+    #[must_use]
+    pub fn for_itself(mut self) -> Self {
+        self.user = None;
+        self
+    }
+
+    /// The same without scopes.
+    #[must_use]
+    pub fn without_scopes(mut self) -> Self {
+        self.scopes.clear();
+        self
+    }
+
+    /// The same with the client's id and secret sent so.
+    #[must_use]
+    pub fn authenticated_by(mut self, authentication: ClientAuthentication) -> Self {
+        self.authentication = authentication;
+        self
+    }
+
     /// The same over connections made so.
     #[must_use]
     pub fn over(mut self, tls: Tls) -> Self {
@@ -65,6 +86,11 @@ impl SharingKey {
     /// The instance's origin.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// How the client's id and secret are sent.
+    pub fn authentication(&self) -> ClientAuthentication {
+        self.authentication
     }
 
     /// The client's id.

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    answer::new_lifetime,
     exchange::{Held, Known, SharedFailure, back},
     line::Queued,
     token::TokenAnswer,
@@ -208,7 +209,7 @@ impl KeyState {
             self.round_trip = round_trip.min(ROUND_TRIP);
         }
         let (validity, kept) = match known {
-            None => (new_validity(answer.expires_in, origin, sent_at)?, false),
+            None => (new_validity(&answer, origin, sent_at)?, false),
             Some(known) => {
                 let recorded = known.validity;
                 // A missing lifetime of a known token says nothing new about it.
@@ -288,22 +289,12 @@ fn over_on_arrival(origin: &str) -> Failure {
 }
 
 fn new_validity(
-    expires_in: Option<i64>,
+    answer: &TokenAnswer,
     origin: &str,
     sent_at: Timestamp,
 ) -> Result<Validity, Failure> {
-    let seconds = expires_in.filter(|seconds| *seconds > 0).ok_or_else(|| {
-        Failure::new(
-            Reason::InvalidResponse,
-            format!(
-                "{origin} answered with a new token but without a positive expires_in, so nobody can \
-                 say when it expires. Set the client's Access Token Lifespan in the Application \
-                 Registry."
-            ),
-        )
-    })?;
     Ok(Validity {
         issued_at: sent_at,
-        expires_at: plus(sent_at, SignedDuration::from_secs(seconds)),
+        expires_at: plus(sent_at, new_lifetime(answer, origin)?),
     })
 }
