@@ -4,6 +4,7 @@ mod reach;
 mod renew;
 mod run;
 mod status;
+mod terminal;
 
 use std::{env, path::Path, process::ExitCode};
 

@@ -2,10 +2,18 @@
 //! kubectl has them.
 
 use clap::Args;
-use kube::{Client, Error, runtime::watcher};
+use kube::{
+    Api, Client, Error,
+    api::{ApiResource, DynamicObject},
+    runtime::watcher,
+};
 
 use super::CommandError;
-use crate::kubernetes::connect;
+use crate::{
+    api::ServiceNowCredential,
+    decide::Credential,
+    kubernetes::{connect, watch},
+};
 
 /// Which cluster and which namespace.
 #[derive(Args, Clone, Debug)]
@@ -22,13 +30,43 @@ pub(super) struct Reach {
 impl Reach {
     /// A client, and the namespace that was meant.
     pub(super) async fn connect(&self) -> Result<(Client, String), CommandError> {
-        let client = connect(self.context.as_deref())
-            .await
-            .map_err(CommandError::failed)?;
+        let client = client(self.context.as_deref()).await?;
         let default = client.default_namespace().to_owned();
         let namespace = self.namespace.clone().unwrap_or(default);
         Ok((client, namespace))
     }
+}
+
+/// A client for a context of the kubeconfig, or for its current one.
+pub(super) async fn client(context: Option<&str>) -> Result<Client, CommandError> {
+    connect(context).await.map_err(CommandError::failed)
+}
+
+/// The resources of a namespace, whatever their specs hold.
+pub(super) fn resources(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<ServiceNowCredential>(&());
+    Api::namespaced_with(client.clone(), namespace, &resource)
+}
+
+/// A call failed because there is no such resource: says so.
+pub(super) fn unknown(error: &Error, namespace: &str, name: &str) -> Option<String> {
+    let Error::Api(status) = error else {
+        return None;
+    };
+    (status.code == 404 && status.message.contains(name))
+        .then(|| format!("there is no ServiceNowCredential {name:?} in namespace {namespace:?}"))
+}
+
+/// Reads one resource.
+pub(super) async fn read(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Credential, CommandError> {
+    let object = resources(client, namespace).get(name).await;
+    object.map(watch::credential).map_err(|error| {
+        unknown(&error, namespace, name).map_or_else(|| refused(&error), CommandError::failed)
+    })
 }
 
 /// What a failure of a watch means to the person who follows it; `None` where it passes.

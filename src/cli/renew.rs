@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use futures::{StreamExt as _, pin_mut};
 use kube::{
-    Api, Client, Error,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    Client,
+    api::{Patch, PatchParams},
     runtime::watcher,
 };
 use serde_json::json;
@@ -15,7 +15,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::{CommandError, complain, print, reach};
 use crate::{
     Clock, RENEW_REQUESTED_AT, SystemClock,
-    api::{Reason, ServiceNowCredential, condition},
+    api::{Reason, condition},
     decide::{Credential, ownership::timestamp},
     kubernetes::watch,
 };
@@ -87,8 +87,7 @@ async fn request(
     name: &str,
     value: &str,
 ) -> Result<Result<Option<String>, String>, CommandError> {
-    let resource = ApiResource::erase::<ServiceNowCredential>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let api = reach::resources(client, namespace);
     let patch = json!({"metadata": {"annotations": {RENEW_REQUESTED_AT: value}}});
     let manager = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -100,10 +99,10 @@ async fn request(
             let token = credential.status.token.as_ref();
             Ok(Ok(token.and_then(|token| token.sha256.clone())))
         }
-        Err(Error::Api(status)) if status.code == 404 && status.message.contains(name) => Ok(Err(
-            format!("there is no ServiceNowCredential {name:?} in namespace {namespace:?}"),
-        )),
-        Err(error) => Err(reach::refused(&error)),
+        Err(error) => match reach::unknown(&error, namespace, name) {
+            Some(sentence) => Ok(Err(sentence)),
+            None => Err(reach::refused(&error)),
+        },
     }
 }
 

@@ -7,7 +7,6 @@ mod tests;
 
 use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
 
-use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use clap::{Args, ValueEnum};
 use futures::{StreamExt as _, pin_mut};
 use kube::runtime::watcher::{self, Event};
@@ -20,7 +19,10 @@ use self::{
     row::{Row, sort},
     table::{Room, table},
 };
-use super::{CommandError, complain, print, reach};
+use super::{
+    CommandError, complain, print, reach,
+    terminal::{self, coloured, json},
+};
 use crate::{
     Clock, SystemClock,
     decide::{Credential, Name, ownership::timestamp},
@@ -101,33 +103,13 @@ fn rows<'a>(credentials: impl Iterator<Item = &'a Credential>) -> Vec<Row> {
     rows
 }
 
-fn json(value: &impl serde::Serialize, pretty: bool) -> Result<String, CommandError> {
-    let written = if pretty {
-        serde_json::to_string_pretty(value)
-    } else {
-        serde_json::to_string(value)
-    };
-    written.map_err(|error| CommandError::failed(format!("cannot write JSON: {error}")))
-}
-
 /// The room on a terminal; elsewhere nothing is cut.
 fn room(args: &StatusArgs) -> Room {
-    let terminal = std::io::stdout().is_terminal();
-    let size = terminal.then(terminal_size::terminal_size).flatten();
+    let size = terminal::size();
     Room {
-        width: size.map(|(width, _)| usize::from(width.0)),
-        height: size
-            .filter(|_| args.watch)
-            .map(|(_, height)| usize::from(height.0)),
+        width: size.map(|(width, _)| width),
+        height: size.filter(|_| args.watch).map(|(_, height)| height),
         namespaces: args.all_namespaces,
-    }
-}
-
-/// The text with its colours, where they are wanted.
-fn coloured(text: &str) -> String {
-    match AutoStream::choice(&std::io::stdout()) {
-        ColorChoice::Never => strip_str(text).to_string(),
-        _ => text.to_owned(),
     }
 }
 

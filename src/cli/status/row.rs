@@ -1,6 +1,6 @@
 //! One resource as the status command sees it, and how much it needs attention.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 
@@ -141,17 +141,4 @@ pub(super) fn sort(rows: &mut [Row], now: Timestamp) {
         let expiry = row.expires_at.filter(|_| troubled);
         (attention, expiry, row.namespace.clone(), row.name.clone())
     });
-}
-
-/// A duration in its two largest units: `2d3h`, `1h05m`, `12m30s`, `45s`.
-pub(super) fn brief(duration: SignedDuration) -> String {
-    let seconds = duration.as_secs().max(0);
-    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
-    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{rest}s"),
-        (0, 0, _) => format!("{minutes}m{rest:02}s"),
-        (0, ..) => format!("{hours}h{minutes:02}m"),
-        _ => format!("{days}d{hours}h"),
-    }
 }

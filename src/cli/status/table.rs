@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 
-use super::row::{Attention, Row, brief};
+use super::row::{Attention, Row};
+use crate::cli::terminal::{BAD, FAINT, GOOD, HEAD, WORRYING, brief, wrapped};
 
 /// The room that a table has.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +28,6 @@ const ADVICE_LINES: usize = 3;
 const BEHIND_NAME: usize = 2 + 7 + 2 + 19 + 2 + BAR + 1 + 7 + 2 + 7;
 /// A name is not made shorter than this.
 const LEAST_NAME: usize = 12;
-
-const HEAD: Style = Style::new().bold();
-const GOOD: Style = AnsiColor::Green.on_default();
-const WORRYING: Style = AnsiColor::Yellow.on_default();
-const BAD: Style = AnsiColor::Red.on_default();
-const FAINT: Style = Style::new().dimmed();
 
 /// The whole table. Rows are taken in the order in which they come.
 pub(super) fn table(rows: &[Row], now: Timestamp, room: Room) -> String {
@@ -195,23 +189,4 @@ fn advice(row: &Row, now: Timestamp, room: Room) -> String {
         let _ = writeln!(text, "{INDENT}{line}");
         text
     })
-}
-
-/// Lines of words, none longer than the width but where a word is.
-fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        let fits = |line: &String| {
-            let length = line.chars().count() + 1 + word.chars().count();
-            width.is_none_or(|width| length <= width)
-        };
-        match lines.last_mut() {
-            Some(line) if fits(line) => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }

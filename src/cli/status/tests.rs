@@ -1,9 +1,9 @@
 //! What the table looks like, and in which order its rows stand.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
-    row::{Row, State, brief, sort},
+    row::{Row, State, sort},
     table::{Room, table},
 };
 use crate::api::FailureStatus;
@@ -145,19 +145,4 @@ fn a_status_cannot_send_control_characters_to_the_terminal() {
     let mut row = failing("crm");
     row.advice = Some("red \x1b[31m and\nmore".to_owned());
     assert!(!plain(&[row], at(0), ROOM).contains("\x1b"));
-}
-
-#[test]
-fn durations_have_two_units() {
-    let cases = [
-        (0, "0s"),
-        (45, "45s"),
-        (750, "12m30s"),
-        (3900, "1h05m"),
-        (183_600, "2d3h"),
-        (-5, "0s"),
-    ];
-    for (seconds, text) in cases {
-        assert_eq!(brief(SignedDuration::from_secs(seconds)), text);
-    }
 }
