@@ -1,5 +1,6 @@
 //! The command line: what is asked for, and the words for what went wrong.
 
+mod check;
 mod reach;
 mod renew;
 mod run;
@@ -25,6 +26,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Print the CustomResourceDefinition, to apply with kubectl.
     Crd,
+    /// Ask an instance for a token from here, and say what came back and, if it refused, why.
+    Check(Box<check::CheckArgs>),
     /// Show the fleet at a glance: lifetimes, renewals, failures and what to do about them.
     Status(status::StatusArgs),
     /// Ask for a renewal now.
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Crd => print(&crate::api::crd_yaml()),
+        Command::Check(args) => block_on(check::check(*args)),
         Command::Status(args) => block_on(status::status(args)),
         Command::Renew(args) => block_on(renew::renew(args)),
         Command::Completion { shell } => complete(shell),

@@ -1,4 +1,4 @@
-//! `status` and `renew`, as people use them beside a running operator, also through kubectl.
+//! `status`, `renew` and `check --from`, as people use them beside a running operator, also through kubectl.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,7 +6,10 @@
     reason = "a test ends where it cannot go on, and lives in real time"
 )]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod check;
 
 use std::{
     path::Path,
@@ -264,18 +267,20 @@ async fn completions_are_printed_for_each_shell() {
 #[tokio::test]
 async fn a_cluster_without_the_crd_is_told_what_to_install() {
     let cluster = testkit::cluster::ControlPlane::start().await.unwrap();
-    let output = eventually("it answers", async || {
-        let mut command = Command::new(PROGRAM);
-        command
-            .args(["status"])
-            .env("KUBECONFIG", cluster.kubeconfig());
-        command.output().await.ok()
-    })
-    .await;
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("servicenowcredentials.snowcred.dev"),
-        "{said}"
-    );
+    for arguments in [&["status"][..], &["check", "--from", "default/itsm"]] {
+        let output = eventually("it answers", async || {
+            let mut command = Command::new(PROGRAM);
+            command
+                .args(arguments)
+                .env("KUBECONFIG", cluster.kubeconfig());
+            command.output().await.ok()
+        })
+        .await;
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains("servicenowcredentials.snowcred.dev"),
+            "{said}"
+        );
+    }
 }

@@ -1,0 +1,172 @@
+//! What to check, from the command line's options, the files that they name, and prompts.
+
+use std::{
+    env, fs,
+    io::{IsTerminal as _, stdin},
+    path::Path,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
+
+use super::{
+    CheckArgs,
+    subject::{Subject, User},
+    voice::Voice,
+};
+use crate::{
+    api::{Client, ClientSecretRef, ServiceNowCredentialSpec, Verify},
+    cli::CommandError,
+    decide::observed::CheckedSpec,
+    servicenow::{SharingKey, Tls, stored},
+};
+
+/// The variable that may hold the client's secret.
+const SECRET_VARIABLE: &str = "SNOWCRED_CLIENT_SECRET";
+
+/// What the options say to check. Nobody is asked for a secret before the rest is known to be
+/// right.
+pub(super) fn subject(args: &CheckArgs) -> Result<Subject, CommandError> {
+    let spec = spec(args)?;
+    let instance = spec
+        .instance()
+        .map_err(|error| CommandError::usage(format!("--instance: {error}")))?;
+    let client_id = args.client_id.as_ref().map(SecretString::expose_secret);
+    let client_id = stored::trimmed(client_id.unwrap_or_default())
+        .map_err(|wrong| CommandError::usage(format!("--client-id {wrong}")))?;
+    let tls = tls(args.ca_file.as_deref())?;
+    let (client_secret, source) = client_secret(args.client_secret_file.as_deref())?;
+    let key = SharingKey::client_credentials(
+        instance,
+        spec.authentication(),
+        client_id,
+        client_secret,
+        &spec.scopes,
+    );
+    Ok(Subject {
+        instance: instance.clone(),
+        key: key.over(tls),
+        verify_path: args.verify_path.clone(),
+        user: user(args)?,
+        source,
+        voice: Voice::Options,
+    })
+}
+
+/// The options as a spec: the same rules hold for both.
+fn spec(args: &CheckArgs) -> Result<CheckedSpec, CommandError> {
+    let verify = args.verify_path.clone().map(|path| Verify { path });
+    let spec = CheckedSpec::from(ServiceNowCredentialSpec {
+        instance: args.instance.clone().unwrap_or_default(),
+        client: Client {
+            // There is none; its name is checked with the rest.
+            secret_ref: ClientSecretRef {
+                name: "none".to_owned(),
+                ..ClientSecretRef::default()
+            },
+            authentication: args.authentication.map(Into::into),
+        },
+        scopes: args.scopes.clone(),
+        verify,
+        ..ServiceNowCredentialSpec::default()
+    });
+    match spec.violation() {
+        Some(violation) => Err(CommandError::usage(Voice::Options.say(violation))),
+        None => Ok(spec),
+    }
+}
+
+fn tls(ca_file: Option<&Path>) -> Result<Tls, CommandError> {
+    let Some(file) = ca_file else {
+        return Ok(Tls::default());
+    };
+    Tls::default().trusting(&read(file)?).map_err(|wrong| {
+        CommandError::failed(format!(
+            "the file {file:?} of --ca-file {wrong}; name a file with CA certificates in PEM"
+        ))
+    })
+}
+
+/// The client's secret, and where it is from.
+fn client_secret(file: Option<&Path>) -> Result<(Zeroizing<String>, String), CommandError> {
+    let (text, source) = if let Some(file) = file {
+        (read_text(file)?, format!("the file {file:?}"))
+    } else if let Some(value) = env::var_os(SECRET_VARIABLE) {
+        let value = value.into_string().map_err(|_| not_text(SECRET_VARIABLE))?;
+        (Zeroizing::new(value), SECRET_VARIABLE.to_owned())
+    } else {
+        let instead = format!("name a file as --client-secret-file, or set {SECRET_VARIABLE}");
+        (prompt("client secret", &instead)?, "the prompt".to_owned())
+    };
+    let secret =
+        stored::trimmed(&text).map_err(|wrong| unusable("client secret", &source, wrong))?;
+    let trimmed = secret.len() != text.len();
+    Ok((secret, with_note(source, trimmed)))
+}
+
+/// Says of where a value is from that white space around it was left out, if it was.
+pub(super) fn with_note(source: String, trimmed: bool) -> String {
+    if !trimmed {
+        return source;
+    }
+    source + "; the white space around it was taken off, as the operator does"
+}
+
+/// The user to compare with, if one is given.
+pub(super) fn user(args: &CheckArgs) -> Result<Option<User>, CommandError> {
+    let Some(name) = &args.username else {
+        return Ok(None);
+    };
+    let name = stored::trimmed(name.expose_secret())
+        .map_err(|wrong| CommandError::usage(format!("--username {wrong}")))?;
+    let (text, source) = match &args.password_file {
+        Some(file) => (read_text(file)?, format!("the file {file:?}")),
+        None => {
+            let asked = prompt("password of the user", "name a file as --password-file")?;
+            (asked, "the prompt".to_owned())
+        }
+    };
+    let password = stored::password(&text).map_err(|wrong| unusable("password", &source, wrong))?;
+    Ok(Some((name, password)))
+}
+
+/// Asks a person; what is typed is not shown.
+fn prompt(what: &str, instead: &str) -> Result<Zeroizing<String>, CommandError> {
+    if !stdin().is_terminal() {
+        return Err(CommandError::usage(format!(
+            "there is no {what}, and no terminal to ask at; {instead}"
+        )));
+    }
+    let typed = rpassword::prompt_password(format!("The {what} (what you type is not shown): "));
+    typed.map(Zeroizing::new).map_err(|error| {
+        CommandError::failed(format!("cannot ask for the {what}: {error}; {instead}"))
+    })
+}
+
+fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    fs::read(file).map(Zeroizing::new).map_err(|error| {
+        CommandError::failed(format!(
+            "cannot read the file {file:?}: {error}; check its path and its permissions"
+        ))
+    })
+}
+
+fn read_text(file: &Path) -> Result<Zeroizing<String>, CommandError> {
+    let bytes = read(file)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| not_text(&format!("the file {file:?}")))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+fn not_text(source: &str) -> CommandError {
+    CommandError::failed(format!(
+        "{source} does not hold UTF-8 text. {}",
+        stored::AS_SHOWN
+    ))
+}
+
+fn unusable(what: &str, source: &str, wrong: &str) -> CommandError {
+    CommandError::failed(format!(
+        "the {what} from {source} {wrong}. {}",
+        stored::AS_SHOWN
+    ))
+}
