@@ -342,14 +342,14 @@ fn foreign(v: &View<'_>, target: &TargetObject) -> Option<(Failure, bool)> {
             "The Secret {name:?} exists and is not this resource's: {whose}. It is left untouched. \
              Give this resource another spec.target.name, or delete that Secret if nobody needs it."
         )),
-        (_, CreationPolicy::Merge) => ownership::contested(target, v.spec).and_then(|(key, held)| {
+        (_, CreationPolicy::Merge) => ownership::contested(target, v.spec).map(|(key, held)| {
             let holder = held.map_or_else(|| "somebody else".to_owned(), |held| format!("{held:?}"));
             let message = format!(
                 "The key {key:?} of the Secret {name:?} is {holder}'s, who wrote it or has edited it. \
                  It is left untouched. Take that key out of the Secret, or name another one in \
                  spec.target.data."
             );
-            Some((Failure::new(Reason::TargetConflict, message), true))
+            (Failure::new(Reason::TargetConflict, message), true)
         }),
         _ if target.type_ != v.spec.target_type() => Some((other_type(v, target), false)),
         _ => None,
