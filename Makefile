@@ -21,10 +21,10 @@ MINUTES ?= 30
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim soak campaign tools generate fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
+.PHONY: help demo test sim soak campaign tools generate transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  make demo KEEP=1   stays up until Ctrl-C, with a kubeconfig to try things by hand"
 
@@ -70,6 +70,9 @@ tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and 
 generate: need-cargo need-cc ## Write crds/ from the types in src/api
 	$(CARGO) run $(LOCKED) --quiet -- crd > crds/servicenowcredentials.yaml.new
 	mv crds/servicenowcredentials.yaml.new crds/servicenowcredentials.yaml
+
+transcripts: need-cargo need-cc need-go ## Write the README's transcripts from what the commands print
+	SNOWCRED_WRITE_TRANSCRIPTS=1 $(CARGO) test $(LOCKED) --workspace --test transcripts
 
 fmt: need-cargo need-fmt ## Format the code
 	$(CARGO) fmt --all

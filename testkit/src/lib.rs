@@ -5,3 +5,4 @@ pub mod cluster;
 pub mod demo;
 pub mod operator;
 pub mod servicenow;
+pub mod terminal;
