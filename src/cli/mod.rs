@@ -149,7 +149,8 @@ fn print(text: &str) -> Result<(), CommandError> {
     })
 }
 
-#[allow(clippy::print_stderr, reason = "this is the command line")]
 fn complain(sentence: &str) {
-    eprintln!("error: {sentence}");
+    use std::io::Write as _;
+    // Where nobody reads it, the exit code says enough.
+    let _ = writeln!(std::io::stderr(), "error: {sentence}");
 }

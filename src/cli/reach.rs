@@ -53,7 +53,8 @@ pub(super) fn unknown(error: &Error, namespace: &str, name: &str) -> Option<Stri
     let Error::Api(status) = error else {
         return None;
     };
-    (status.code == 404 && status.message.contains(name))
+    let details = status.details.as_ref();
+    (status.code == 404 && details.is_some_and(|details| details.name == name))
         .then(|| format!("there is no ServiceNowCredential {name:?} in namespace {namespace:?}"))
 }
 

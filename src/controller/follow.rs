@@ -6,7 +6,10 @@ use futures::{
     StreamExt as _,
     stream::{BoxStream, SelectAll, select_all},
 };
-use kube::runtime::watcher::{self, Event};
+use kube::{
+    core::Status,
+    runtime::watcher::{self, Event},
+};
 
 use super::Controller;
 use crate::{
@@ -25,8 +28,8 @@ struct Watches<T> {
     events: SelectAll<BoxStream<'static, (usize, watcher::Result<Event<T>>)>>,
     lists: Vec<Relist>,
     listed: Vec<bool>,
-    /// One of them has failed since they began.
-    failed: bool,
+    /// One of them may not be, or could not at some time since they began.
+    refused: bool,
 }
 
 impl<T: 'static> Watches<T> {
@@ -42,7 +45,7 @@ impl<T: 'static> Watches<T> {
             events: select_all(streams),
             lists: scopes.iter().map(|_| Relist::default()).collect(),
             listed: vec![false; scopes.len()],
-            failed: false,
+            refused: false,
         }
     }
 
@@ -50,7 +53,7 @@ impl<T: 'static> Watches<T> {
     async fn next(&mut self) -> Option<(usize, watcher::Result<Event<T>>)> {
         let (index, event) = self.events.next().await?;
         self.listed[index] |= matches!(event, Ok(Event::InitDone));
-        self.failed |= event.is_err();
+        self.refused |= event.as_ref().is_err_and(is_refused);
         Some((index, event))
     }
 
@@ -112,7 +115,7 @@ impl Controller {
                 self.with_core(|core| core.store.config_maps.unlisted());
             }
             // A right that is missing for the ConfigMaps of some keeps nobody else waiting.
-            let listed = |watches: &Watches<SeenObject>| watches.is_listed() || watches.failed;
+            let listed = |watches: &Watches<SeenObject>| watches.is_listed() || watches.refused;
             if known && secrets.is_listed() && config_maps.as_ref().is_none_or(listed) {
                 self.all_listed();
             }
@@ -212,16 +215,29 @@ async fn next_of<T: 'static>(
     }
 }
 
-/// What stands in the way of a watch, and what to do. The API server's words about a list or a
-/// watch hold no object.
-fn explain(error: &watcher::Error) -> String {
-    let status = match error {
+/// The API server's own answer, where there was one.
+fn status(error: &watcher::Error) -> Option<&Status> {
+    match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status)
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status,
-        watcher::Error::NoResourceVersion => return "the answer has no resourceVersion".to_owned(),
-        _ => return "the Kubernetes API cannot be reached".to_owned(),
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
+        _ => None,
+    }
+}
+
+fn is_refused(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| matches!(status.code, 401 | 403))
+}
+
+/// What stands in the way of a watch, and what to do. The API server's words about a list or a
+/// watch hold no object.
+fn explain(error: &watcher::Error) -> String {
+    let Some(status) = status(error) else {
+        return match error {
+            watcher::Error::NoResourceVersion => "the answer has no resourceVersion".to_owned(),
+            _ => "the Kubernetes API cannot be reached".to_owned(),
+        };
     };
     match status.code {
         404 => "the CustomResourceDefinition servicenowcredentials.snowcred.dev is not installed; \

@@ -43,13 +43,13 @@ pub enum Restart {
 /// A workload that was to be restarted for a value, and what came of it.
 pub type Restarted = (Workload, NewValue, Restart);
 
-/// Workloads that could not be restarted yet.
+/// Workloads that are still to be restarted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unrestarted {
     value: NewValue,
     workloads: Vec<Workload>,
     /// When it was last tried.
-    tried: Timestamp,
+    pub(super) tried: Timestamp,
 }
 
 /// A workload that could not be restarted is tried again after so long.
@@ -71,34 +71,35 @@ fn note(status: &ServiceNowCredentialStatus) -> Option<String> {
     Some(format!("{NOT_RESTARTED}{said}"))
 }
 
-/// The workloads that are to be restarted, and for which value: all when it is another than before,
-/// else those that could not be.
-fn due<'a>(v: &'a View<'_>, fresh: Option<&Held>) -> Option<(NewValue, Vec<&'a Workload>)> {
+/// What is left to restart when the token on record is this one: everything if its value is another
+/// than before, else what could not be restarted yet.
+fn left(v: &View<'_>, sha256: &str, at: Timestamp) -> Option<Unrestarted> {
     let recorded = v.o.credential.status.token.as_ref()?;
-    let (sha256, at) = match fresh {
-        Some(held) => (held.sha256.clone(), held.validity.issued_at),
-        None => {
-            let token = v.token.as_deref()?;
-            (token.sha256.clone()?, token.issued_at.0)
+    let mut left = if recorded.sha256.as_deref() == Some(sha256) {
+        unrestarted(v).filter(|left| left.value.sha256 == sha256)?
+    } else {
+        let sha256 = sha256.to_owned();
+        Unrestarted {
+            value: NewValue { sha256, at },
+            workloads: v.spec.restart.clone(),
+            tried: Timestamp::MIN,
         }
     };
-    let all = v.spec.restart.iter();
-    if recorded.sha256.as_ref() != Some(&sha256) {
-        return Some((NewValue { sha256, at }, all.collect()));
-    }
-    let left = unrestarted(v).filter(|left| left.value.sha256 == sha256)?;
-    let mut workloads: Vec<_> = all.collect();
-    workloads.retain(|workload| left.workloads.contains(workload));
-    let again = plus(left.tried, RESTART_AGAIN) <= v.o.now;
-    again.then_some((left.value, workloads))
+    left.workloads
+        .retain(|workload| v.spec.restart.contains(workload));
+    (!left.workloads.is_empty()).then_some(left)
 }
 
-/// What is left to restart, as this process remembers it, or else as the status tells.
+/// What was left to restart, as this process remembers it, or else as the status tells.
 fn unrestarted(v: &View<'_>) -> Option<Unrestarted> {
     if let Some(left) = &v.o.memory.unrestarted {
         return Some(left.clone());
     }
     let status = &v.o.credential.status;
+    // This process knows of no trouble.
+    if v.o.memory.restarts.is_some() {
+        return None;
+    }
     let token = status.token.as_ref()?;
     let sha256 = token.sha256.clone()?;
     let told = note(status)?;
@@ -119,65 +120,82 @@ fn unrestarted(v: &View<'_>) -> Option<Unrestarted> {
     })
 }
 
-/// Every workload has been told of a new value, or could not be.
+/// Every workload that is to be restarted has been told of its value, or could not be.
 pub(super) fn workloads_are_restarted(v: &View<'_>, fresh: Option<&Held>) -> Result<(), Step> {
-    let Some((value, workloads)) = due(v, fresh) else {
+    let token = v.token.as_deref();
+    let (sha256, at) = match fresh {
+        Some(held) => (Some(held.sha256.as_str()), Some(held.validity.issued_at)),
+        None => (
+            token.and_then(|token| token.sha256.as_deref()),
+            token.map(|token| token.issued_at.0),
+        ),
+    };
+    let left = sha256.zip(at).and_then(|(sha256, at)| left(v, sha256, at));
+    let Some(left) = left.filter(|left| plus(left.tried, RESTART_AGAIN) <= v.o.now) else {
         return Ok(());
     };
     let tried = |workload: &Workload| v.o.restarted.iter().any(|(other, ..)| other == workload);
-    match workloads.into_iter().find(|workload| !tried(workload)) {
+    match left.workloads.iter().find(|workload| !tried(workload)) {
         Some(workload) => Err(Step::Restart {
             workload: workload.clone(),
-            value,
+            value: left.value.clone(),
         }),
         None => Ok(()),
     }
 }
 
-/// Records what the restarts of this round came to.
+/// Records what the restarts of this round came to, and what is left of them, however it ends.
 pub(super) fn record_restarts(end: &mut End<'_>) {
     let v = end.v;
     let (now, restarted) = (end.now(), v.o.restarted);
-    if let Some((_, value, _)) = restarted.first() {
-        let failed = restarted
-            .iter()
-            .filter(|(.., r)| matches!(r, Restart::Failed(_)));
-        let workloads: Vec<_> = failed.map(|(workload, ..)| workload.clone()).collect();
-        let left = Unrestarted {
-            value: value.clone(),
-            workloads,
-            tried: now,
-        };
-        if left.workloads.is_empty() {
-            end.memory.unrestarted = None;
-            end.status_mut().restarted = Some(RestartedStatus {
-                sha256: value.sha256.clone(),
-                time: micro_time(now),
-            });
-        } else {
-            end.memory.unrestarted = Some(left);
+    let token = end.status.token.as_ref();
+    let current = token.and_then(|token| Some((token.sha256.clone()?, token.issued_at.0)));
+    let left = current
+        .as_ref()
+        .and_then(|(sha256, at)| left(v, sha256, *at));
+    let Some(mut left) = left else {
+        end.memory.unrestarted = None;
+        return;
+    };
+    for (workload, value, restart) in restarted {
+        if !matches!(restart, Restart::Failed(_)) && value.sha256 == left.value.sha256 {
+            left.workloads.retain(|other| other != workload);
         }
+    }
+    if let Some((_, value, _)) = restarted.first() {
+        left.tried = now;
+        left.value = value.clone();
+    }
+    if left.workloads.is_empty() {
+        end.memory.unrestarted = None;
+        end.status_mut().restarted = Some(RestartedStatus {
+            sha256: left.value.sha256,
+            time: micro_time(now),
+        });
+    } else {
+        end.memory.unrestarted = Some(left);
     }
 }
 
 /// What the condition says of workloads that are not restarted, or will never be.
 pub(super) fn restarts_told(end: &mut End<'_>) -> String {
     let v = end.v;
-    if v.spec.restart.is_empty() {
-        end.memory.unrestarted = None;
-        return String::new();
-    }
     if let Some(left) = &end.memory.unrestarted {
-        let again = plus(left.tried, RESTART_AGAIN);
+        let soonest = plus(end.now(), SignedDuration::from_secs(1));
+        let again = plus(left.tried, RESTART_AGAIN).max(soonest);
         end.wake = Some(end.wake.map_or(again, |wake| wake.min(again)));
     }
-    let before = note(&v.o.credential.status);
-    if v.o.restarted.is_empty() {
-        return before.unwrap_or_default();
-    }
-    let mut troubles = Vec::new();
+    let mut troubles = match (&end.memory.restarts, v.o.restarted) {
+        // Another process has told of them.
+        (None, []) if !v.spec.restart.is_empty() => {
+            return note(&v.o.credential.status).unwrap_or_default();
+        }
+        (known, _) => known.clone().unwrap_or_default(),
+    };
+    let before = troubles.clone();
     let mut worst = None;
     for (workload, _, restart) in v.o.restarted {
+        troubles.retain(|(other, _)| other != workload);
         let why = match restart {
             Restart::Done => continue,
             Restart::Missing => {
@@ -189,20 +207,26 @@ pub(super) fn restarts_told(end: &mut End<'_>) -> String {
                 failure.message()
             }
         };
-        troubles.push(format!("{}{why}", named(workload)));
+        troubles.push((workload.clone(), why.to_owned()));
     }
-    let Some(reason) = worst else {
-        return String::new();
-    };
-    let said = format!("{NOT_RESTARTED}{}", troubles.join("; "));
-    if before.as_ref() != Some(&said) {
+    troubles.retain(|(workload, _)| v.spec.restart.contains(workload));
+    let told: Vec<_> = troubles
+        .iter()
+        .map(|(workload, why)| format!("{}{why}", named(workload)))
+        .collect();
+    let told = told.join("; ");
+    if let Some(reason) = worst.filter(|_| troubles != before) {
         end.news = Some(Transition {
             reason,
-            message: said.trim_start().to_owned(),
+            message: format!("{NOT_RESTARTED}{told}").trim_start().to_owned(),
             is_failure: true,
         });
     }
-    said
+    end.memory.restarts = Some(troubles);
+    if told.is_empty() {
+        return told;
+    }
+    format!("{NOT_RESTARTED}{told}")
 }
 
 /// A token to try out.
@@ -268,7 +292,9 @@ impl Probes {
 
     /// Forgets what everybody has read by now.
     pub fn sweep(&mut self, now: Timestamp) {
-        self.0.retain(|_, trial| trial.at >= now - KEPT);
+        let waited_for = |trial: &Trial| trial.probed.is_none() && !trial.waiters.is_empty();
+        self.0
+            .retain(|_, trial| waited_for(trial) || trial.at >= now - KEPT);
     }
 
     fn of(&self, sha256: &str, path: &str) -> Option<&Trial> {
@@ -329,7 +355,7 @@ pub(super) fn token_to_probe(
     let told = is_told(&v.o.credential.status, &verify.path, sha256);
     let known = v.o.probes.of(sha256, &verify.path);
     let done = known.is_some_and(|trial| trial.probed.is_some());
-    if told || done || v.o.origin_is_held {
+    if told || done || v.o.hold.is_some() {
         return Ok(None);
     }
     let probe = |token: AccessToken| Probe {
@@ -377,7 +403,7 @@ pub(super) fn record_probe(end: &mut End<'_>) {
     let Some(sha256) = sha256 else { return };
     let trial = v.o.probes.of(&sha256, &verify.path);
     let told = is_told(&end.status, &verify.path, &sha256);
-    if !told && trial.is_none() && end.probe.is_none() && v.o.origin_is_held {
+    if !told && trial.is_none() && end.probe.is_none() && v.o.hold.is_some() {
         let again = plus(end.now(), PROBE_AGAIN);
         end.wake = Some(end.wake.map_or(again, |wake| wake.min(again)));
     }

@@ -209,7 +209,11 @@ impl<'a> End<'a> {
             .filter(|told| synced.is_some_and(|synced| synced.reason == told.reason.as_str()));
         Settle {
             outcome: self.outcome,
-            transition: news.or(untold).or(self.news),
+            // A failure is told rather than a recovery that comes with it.
+            transition: match news {
+                Some(news) if news.is_failure => Some(news),
+                news => self.news.or(news).or(untold),
+            },
             probe: self.probe,
             status: changed.then_some(self.status),
             wake: self.wake,

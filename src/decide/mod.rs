@@ -587,12 +587,13 @@ fn deleted(o: &Observed<'_>) -> Step {
     }
     // What passes is waited for a while. What does not pass keeps nobody.
     let passes = |failure: &Failure| failure.reason() == Reason::InternalError;
-    let failed = o
+    let mut failed = o
         .removed
         .values()
-        .find_map(|removed| removed.as_ref().err());
-    if failed.is_some_and(passes) && o.memory.unwritten < LETTING_GO_TRIES {
-        return settle::held_back(o).into();
+        .filter_map(|removed| removed.as_ref().err());
+    let failed = failed.find(|failure| passes(failure));
+    if let Some(failure) = failed.filter(|_| o.memory.let_go < LETTING_GO_TRIES) {
+        return settle::held_back(o, failure).into();
     }
     match o.finalized {
         None => Step::SetFinalizer(false),

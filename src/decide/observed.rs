@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{
         AllowedHosts, CaBundleKind, FailureStatus, Instance, InstanceError,
-        ServiceNowCredentialSpec, ServiceNowCredentialStatus,
+        ServiceNowCredentialSpec, ServiceNowCredentialStatus, Workload,
     },
     servicenow::{Exchange, SharedFailure},
 };
@@ -407,8 +407,12 @@ pub struct Memory {
     pub untold: Option<Transition>,
     /// The clock was set back since the token with this beginning was recorded: its times are wrong.
     pub distrusted: Option<Timestamp>,
-    /// Workloads that could not be restarted yet.
+    /// Workloads that are still to be restarted.
     pub unrestarted: Option<Unrestarted>,
+    /// What was said of those that could not be; `None` until this process has restarted any.
+    pub restarts: Option<Vec<(Workload, String)>>,
+    /// Tries to let the resource go that failed in a row.
+    pub let_go: u32,
     /// A state of the target that was found to be somebody else's, and what was said of it.
     pub judged_target: Option<Judged>,
 }
@@ -428,6 +432,13 @@ impl Memory {
             *since -= by;
         }
         self.put_backs.iter_mut().for_each(|at| *at -= by);
+        if let Some(left) = self
+            .unrestarted
+            .as_mut()
+            .filter(|left| left.tried > Timestamp::MIN)
+        {
+            left.tried -= by;
+        }
     }
 }
 

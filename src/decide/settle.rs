@@ -10,7 +10,7 @@ use super::{
     after::Probe,
     backoff::{Attempt, retry_at},
     end::End,
-    failure::class_of,
+    failure::{Class, class_of},
     observed::{Judged, Memory, Observed, Remembered, Seen},
     renewal::plus,
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict},
@@ -40,14 +40,12 @@ pub struct Settle {
 }
 
 impl Settle {
-    /// The status, or what is to be done before the resource goes, could not be written: it is tried
-    /// again soon, and later each time.
+    /// The status could not be written: it is tried again soon, and later each time.
     pub fn status_unwritten(&mut self, now: Timestamp) {
         self.memory.untold = self.transition.take();
         let unwritten = &mut self.memory.unwritten;
         *unwritten = unwritten.saturating_add(1);
-        let wait = SignedDuration::from_secs(1 << (*unwritten).min(6));
-        let retry = plus(now, wait);
+        let retry = plus(now, try_again_after(*unwritten));
         self.wake = Some(self.wake.map_or(retry, |wake| wake.min(retry)));
     }
 }
@@ -100,6 +98,8 @@ const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(5);
 const AT_ONCE: SignedDuration = SignedDuration::from_millis(1);
 /// Whoever waits for an answer looks again after so long, woken or not.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
+/// A failure of the Kubernetes API that is met more often in a row does not pass by itself.
+const PASSES: u32 = 2;
 /// How long a new resource waits before its status says that it does.
 const PENDING_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
@@ -118,9 +118,7 @@ pub(super) fn leave_alone(o: &Observed<'_>) -> Settle {
 /// The resource goes, or could not be let go yet. What could not be taken out of a Secret is told.
 pub(super) fn finalized(o: &Observed<'_>, done: &Result<(), Failure>) -> Settle {
     if let Err(failure) = done {
-        let mut settle = held_back(o);
-        settle.outcome = Outcome::Failed(failure.reason());
-        return settle;
+        return held_back(o, failure);
     }
     let left = o
         .removed
@@ -136,12 +134,23 @@ pub(super) fn finalized(o: &Observed<'_>, done: &Result<(), Failure>) -> Settle 
     }
 }
 
-/// The resource is not let go yet: its end is tried again, later each time.
-pub(super) fn held_back(o: &Observed<'_>) -> Settle {
+/// The resource is not let go yet: its end is tried again, later each time. It is told once.
+pub(super) fn held_back(o: &Observed<'_>, failure: &Failure) -> Settle {
     let mut settle = leave_alone(o);
-    settle.outcome = Outcome::Failed(Reason::InternalError);
-    settle.status_unwritten(o.now);
+    settle.outcome = Outcome::Failed(failure.reason());
+    settle.transition = (o.memory.let_go == 0).then(|| Transition {
+        reason: failure.reason(),
+        message: format!("The resource cannot go yet: {}", failure.message()),
+        is_failure: true,
+    });
+    settle.memory.let_go = o.memory.let_go.saturating_add(1);
+    settle.wake = Some(plus(o.now, try_again_after(settle.memory.let_go)));
     settle
+}
+
+/// What could not be written is tried again soon, and later each time.
+fn try_again_after(failures: u32) -> SignedDuration {
+    SignedDuration::from_secs(1 << failures.min(6))
 }
 
 /// The spec could not be read, so nothing else is known.
@@ -316,6 +325,8 @@ fn remembered(v: &View<'_>, failure: FailureStatus) -> Arc<Remembered> {
 fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
     let mut end = End::new(v, Outcome::Failed(failure.reason()));
     let class = failure.class();
+    // What a renewal was asked for is not given up because the Kubernetes API was away for a moment.
+    let passes = failure.class() == Class::Cluster && record.count <= PASSES;
     let retry = record.retry_time.as_ref().map(|at| at.0);
     end.wake = if class.is_of_origin() {
         // The broker wakes one to probe, and all when it is over: this is for the day it does not.
@@ -341,7 +352,9 @@ fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
     if !quiet {
         end.status_mut().failure = Some(record);
     }
-    end.handled();
+    if !passes {
+        end.handled();
+    }
     // Only what the instance has judged was used.
     if let Some(Ok(client)) = v.o.client
         && failure.class().is_shared()

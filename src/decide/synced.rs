@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{
-    after::{Probe, record_probe, restarts_told},
+    after::{Probe, record_probe, record_restarts, restarts_told},
     end::End,
     observed::ClientRead,
     ownership::timestamp,
@@ -63,6 +63,8 @@ pub(super) fn succeeded(
     let token = end.status.token.as_ref();
     end.wake = token.map(|token| View::due_at(token).max(soonest));
     let mut message = synced_message(v, token, trimmed);
+    // For the token that is on record now.
+    record_restarts(&mut end);
     message += &restarts_told(&mut end);
     end.probe = probe;
     record_probe(&mut end);

@@ -11,8 +11,8 @@ use crate::decide::{Name, Seen, observed::Version};
 #[derive(Default)]
 pub struct Objects {
     named: HashMap<Name, Named>,
-    /// A list was complete once: from then on the watch tells of what comes.
-    listed: bool,
+    /// The namespaces, or all, whose list was complete once: from then on a watch tells of what comes.
+    listed: HashSet<Option<Arc<str>>>,
 }
 
 /// An object that somebody names.
@@ -64,7 +64,7 @@ impl Objects {
 
     /// Its watch has ended: what exists is not known until there is another list.
     pub fn unlisted(&mut self) {
-        self.listed = false;
+        self.listed.clear();
     }
 
     /// What is known of an object.
@@ -136,9 +136,10 @@ impl Objects {
         match found {
             Some(version) => self.applied(object, version),
             None => {
-                if let Some(named) = self.named.get_mut(object)
+                let namespace = Some(object.namespace.clone());
+                let watched = self.listed.contains(&None) || self.listed.contains(&namespace);
+                if let Some(named) = self.named.get_mut(object).filter(|_| watched)
                     && named.seen == Seen::Unknown
-                    && self.listed
                 {
                     named.seen = Seen::Absent;
                 }
@@ -158,7 +159,7 @@ impl Objects {
     /// The list is complete: the others are gone, but for those that were named only while it ran,
     /// of which it may have said nothing in time.
     pub fn end_relist(&mut self, relist: &Relist) -> Vec<Name> {
-        self.listed = true;
+        self.listed.insert(relist.namespace.clone());
         let mut woken = BTreeSet::new();
         for (object, named) in &mut self.named {
             if relist.covers(object) && named.since < relist.begun && named.seen != Seen::Absent {

@@ -28,8 +28,16 @@ use crate::{Clock, api::Reason, decide::Failure};
 #[derive(Clone)]
 pub struct Endpoint {
     /// One pair for all connections that are made alike, and when it was last used.
-    clients: Arc<Mutex<HashMap<Tls, (Clients, Instant)>>>,
+    clients: Arc<Mutex<HashMap<Way, (Clients, Instant)>>>,
     timeout: Duration,
+}
+
+/// How connections are made.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+struct Way {
+    /// Plain http is for this machine only, and goes through no proxy.
+    plain: bool,
+    tls: Tls,
 }
 
 #[derive(Clone)]
@@ -40,7 +48,7 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(timeout: Duration, tls: &Tls) -> Result<Self, reqwest::Error> {
+    fn new(timeout: Duration, way: &Way) -> Result<Self, reqwest::Error> {
         let builder = || {
             let builder = Client::builder()
                 .redirect(redirect::Policy::none())
@@ -49,7 +57,12 @@ impl Clients {
                     "/",
                     env!("CARGO_PKG_VERSION")
                 ));
-            tls.configure(builder)
+            let builder = if way.plain {
+                builder.no_proxy()
+            } else {
+                builder
+            };
+            way.tls.configure(builder)
         };
         Ok(Self {
             ordinary: builder()?.timeout(timeout).build()?,
@@ -69,8 +82,8 @@ const UNUSED: Duration = Duration::from_secs(600);
 impl Endpoint {
     /// An endpoint that gives each request `timeout`, from connecting to the last byte.
     pub fn new(timeout: Duration) -> Result<Self, reqwest::Error> {
-        let clients = Clients::new(timeout, &Tls::default())?;
-        let clients = HashMap::from([(Tls::default(), (clients, Instant::now()))]);
+        let clients = Clients::new(timeout, &Way::default())?;
+        let clients = HashMap::from([(Way::default(), (clients, Instant::now()))]);
         Ok(Self {
             clients: Arc::new(Mutex::new(clients)),
             timeout,
@@ -80,20 +93,24 @@ impl Endpoint {
     /// Gives up the connections of certificates that nobody uses any more.
     pub fn sweep(&self) {
         let used = |used: &Instant| used.elapsed() < UNUSED;
-        let keep = |tls: &Tls, at: &Instant| *tls == Tls::default() || used(at);
-        self.known().retain(|tls, (_, at)| keep(tls, at));
+        let keep = |way: &Way, at: &Instant| *way == Way::default() || used(at);
+        self.known().retain(|way, (_, at)| keep(way, at));
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Tls, (Clients, Instant)>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Way, (Clients, Instant)>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn clients(&self, origin: &str, tls: &Tls) -> Result<Clients, Failure> {
-        if let Some((clients, used)) = self.known().get_mut(tls) {
+        let way = Way {
+            plain: origin.starts_with("http://"),
+            tls: tls.clone(),
+        };
+        if let Some((clients, used)) = self.known().get_mut(&way) {
             *used = Instant::now();
             return Ok(clients.clone());
         }
-        let clients = Clients::new(self.timeout, tls).map_err(|error| {
+        let clients = Clients::new(self.timeout, &way).map_err(|error| {
             Failure::new(
                 Reason::TlsFailed,
                 format!(
@@ -104,7 +121,7 @@ impl Endpoint {
             )
         })?;
         let made = (clients.clone(), Instant::now());
-        self.known().insert(tls.clone(), made);
+        self.known().insert(way, made);
         Ok(clients)
     }
 

@@ -37,6 +37,8 @@ pub(super) fn diagnose(situation: Situation, attempts: &[Attempt]) -> Option<Dia
     if !situation.scopes {
         causes.retain(|cause| *cause != Cause::Scope);
     }
+    // What the instance names may be no cause of this request.
+    let named = meant.named.filter(|cause| causes.contains(cause));
     let left_by_grant: &[Cause] = if situation.password {
         &[Cause::User]
     } else {
@@ -75,7 +77,7 @@ pub(super) fn diagnose(situation: Situation, attempts: &[Attempt]) -> Option<Dia
             first(&mut causes, Cause::Client);
             "It refuses the password grant as well, and both grants share the client.".to_owned()
         }
-        None if meant.named == Some(Cause::Plugin) => format!(
+        None if named == Some(Cause::Plugin) => format!(
             "It does not offer the {} grant: its release may have none, or a plugin is missing.",
             if situation.password {
                 "password"
@@ -83,7 +85,7 @@ pub(super) fn diagnose(situation: Situation, attempts: &[Attempt]) -> Option<Dia
                 "client-credentials"
             }
         ),
-        None if meant.named.is_some() => "It names the cause.".to_owned(),
+        None if named.is_some() => "It names the cause.".to_owned(),
         None => "It does not say why.".to_owned(),
     };
     Some(Diagnosis { finding, causes })

@@ -46,6 +46,10 @@ pub(super) async fn look_up(instance: &Instance, patience: Duration) -> Step {
 /// client itself. A user or password in its URL is left out.
 fn proxy(instance: &Instance) -> Option<String> {
     let origin: Uri = instance.origin().parse().ok()?;
+    // Plain http is for this machine only, and goes through no proxy.
+    if origin.scheme_str() == Some("http") {
+        return None;
+    }
     let proxy = Matcher::from_system().intercept(&origin)?;
     let host = proxy.uri().host()?;
     Some(match proxy.uri().port() {

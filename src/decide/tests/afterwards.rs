@@ -143,6 +143,46 @@ fn another_process_restarts_none_of_those_that_were() {
 }
 
 #[test]
+fn a_workload_that_is_taken_out_of_the_spec_is_forgotten() {
+    let scene = in_trouble().ended().at(1300).with_spec(|spec| {
+        spec.restart = vec![workload(WorkloadKind::Deployment)];
+    });
+    let end = scene.end();
+    let due = scene.status().token.as_ref().unwrap().renewal_time.0;
+    assert_eq!(end.wake, Some(due), "it is not looked at again and again");
+    let scene = scene.ended();
+    let message = &scene.status().conditions[1].message;
+    assert!(!message.contains("DaemonSet"), "{message}");
+    assert!(
+        message.contains("Deployment \"sync\": it does not exist"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_round_that_ends_early_forgets_no_restart() {
+    let mut scene = restarting();
+    let (first, value) = told(&scene).unwrap();
+    scene.restarted.push((first, value, Restart::Done));
+    // The client Secret is replaced at this very moment.
+    scene.client_seen = Seen::Absent;
+    let mut scene = scene.ended();
+    let status = scene.status();
+    assert_eq!(
+        scene.synced_state(),
+        is("False", Reason::ClientSecretMissing)
+    );
+    assert_eq!(status.token.as_ref().unwrap().sha256, Some(second().sha256));
+    assert_eq!(status.restarted, None);
+    scene.client_seen = Seen::Present(version("client-uid", 10));
+    let scene = scene.at(1300).reads_client();
+    assert_eq!(
+        told(&scene),
+        Some((workload(WorkloadKind::DaemonSet), second()))
+    );
+}
+
+#[test]
 fn a_token_that_only_lives_longer_restarts_nobody_again() {
     let scene = in_trouble().ended().at(2400).reads_client().asked(2399);
     let mut slid = held("second", 2400, 1800);
@@ -249,8 +289,12 @@ fn a_token_of_another_process_is_tried_out_from_the_secret() {
 #[test]
 fn nothing_is_tried_out_where_the_origin_is_held() {
     let mut scene = verifying();
-    scene.origin_is_held = true;
-    assert!(scene.settles().probe.is_none());
+    scene.hold = Some(shared(Reason::RateLimited, 1, 1200, 1260));
+    let settle = scene.settles();
+    assert_eq!(
+        (settle.probe.is_none(), settle.wake),
+        (true, Some(at(1260)))
+    );
 }
 
 #[test]

@@ -421,3 +421,19 @@ fn a_wait_for_an_outage_that_a_status_remembers_gives_way_to_the_brokers() {
     called.origin_is_held = true;
     assert!(called.wants_to_read_client());
 }
+
+#[test]
+fn a_renewal_that_was_asked_for_outlives_a_moment_without_the_kubernetes_api() {
+    let mut scene = Scene::synced().renew_requested("now");
+    for count in 1..=3 {
+        let away = Failure::new(Reason::InternalError, "the API server is away");
+        scene.client = Some(Err(away));
+        scene = scene.ended();
+        let handled = scene.status().handled_renew_request.is_some();
+        assert_eq!(
+            handled,
+            count == 3,
+            "failure {count}: whoever waits is told in the end"
+        );
+    }
+}
