@@ -10,6 +10,7 @@
 mod support;
 
 mod check;
+mod kubeconfig;
 
 use std::{
     path::Path,

@@ -13,6 +13,7 @@
 )]
 
 pub mod end;
+pub mod tunnel;
 
 use std::{
     collections::BTreeMap,
