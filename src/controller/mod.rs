@@ -31,7 +31,7 @@ pub use self::{
 use crate::{
     Clock,
     api::Reason,
-    decide::{Failure, Name, after::Probe, observed::Policy},
+    decide::{Failure, Name, observed::Policy, probes::Probe},
     kubernetes::Cluster,
     servicenow::{Endpoint, Prepared, SharingKey, judge_probe},
     telemetry::{Health, Metrics},

@@ -10,9 +10,9 @@ use crate::{
     api::Reason,
     decide::{
         Name, Outcome, Settle, Step,
-        after::Restart,
         observed::WriteOutcome,
         ownership::{TargetObject, field_manager},
+        restarts::Restart,
     },
     kubernetes::read_references,
     micro_time,

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use super::{
     FIGHT_PERIOD,
-    after::{Probe, record_restarts},
     observed::{ByRole, ClientRead, Memory, Reference, Seen, Version, WriteOutcome},
+    probes::Probe,
+    restarts::record_restarts,
     settle::{Outcome, Settle, Transition},
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, ready, set},
     synced::token_status,

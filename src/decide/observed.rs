@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Class, Failure, Transition,
-    after::{Probes, Restarted, Unrestarted},
     ownership::TargetObject,
+    probes::Probes,
+    restarts::{Restarted, Unrestarted},
     template,
 };
 use crate::{

@@ -7,11 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Failure, Step,
-    after::Probe,
     backoff::{Attempt, retry_at},
     end::End,
     failure::{Class, class_of},
     observed::{Judged, Memory, Observed, Remembered, Seen},
+    probes::Probe,
     renewal::plus,
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict},
     view::{View, validity_of},

@@ -3,11 +3,12 @@
 use jiff::SignedDuration;
 
 use super::{
-    after::{Probe, record_probe, record_restarts, restarts_told},
     end::End,
     observed::ClientRead,
     ownership::timestamp,
+    probes::{Probe, record_probe},
     renewal::{self, plus},
+    restarts::{record_restarts, restarts_told},
     settle::{Outcome, Settle},
     status::{self, Expiry, TRUE, Verdict},
     view::{View, is_kept, validity_of},

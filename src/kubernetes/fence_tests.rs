@@ -18,9 +18,9 @@ use crate::{
     },
     decide::{
         Credential, Failure, Name, Transition,
-        after::Restart,
         observed::{Version, WriteOutcome},
         ownership::{Desired, TargetWrite},
+        restarts::Restart,
         template::{self, Variables},
     },
     micro_time,

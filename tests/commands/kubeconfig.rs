@@ -13,7 +13,9 @@ use crate::{
 
 /// A kubeconfig of a ServiceAccount, to be changed.
 async fn kubeconfig(scene: &Scene) -> Value {
-    let account = scene.cluster.service_account(&scene.namespace, "person", rules());
+    let account = scene
+        .cluster
+        .service_account(&scene.namespace, "person", rules());
     let text = fs::read_to_string(account.await).unwrap();
     serde_saphyr::from_str(&text).unwrap()
 }
@@ -55,7 +57,10 @@ async fn a_credential_plugin_is_asked_for_the_token() {
     assert!(shown.contains("itsm "), "{shown}");
     config["users"][0]["user"]["exec"]["command"] = json!("no-such-plugin");
     let shown = status(&scene, &config).await;
-    assert!(shown.starts_with("error: ") && shown.contains("no-such-plugin"), "{shown}");
+    assert!(
+        shown.starts_with("error: ") && shown.contains("no-such-plugin"),
+        "{shown}"
+    );
 }
 
 #[tokio::test]

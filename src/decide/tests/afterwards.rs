@@ -7,7 +7,8 @@ use crate::{
     api::{Reason, Verify, Workload, WorkloadKind, condition},
     decide::{
         Failure, Name, Outcome, Seen, Step,
-        after::{NewValue, Probe, Probes, Restart, Wait},
+        probes::{Probe, Probes, Wait},
+        restarts::{NewValue, Restart},
     },
     servicenow::Probed,
 };

@@ -12,10 +12,10 @@ use crate::{
     controller::Round,
     decide::{
         Credential, Name, Settle, Step,
-        after::Restart,
         observed::{CheckedSpec, ClientRead, Version, WriteOutcome},
         ownership::TargetWrite,
         reference_missing,
+        restarts::Restart,
     },
     kubernetes::ReferencesRead,
     servicenow::SharingKey,

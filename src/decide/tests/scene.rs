@@ -13,10 +13,11 @@ use crate::{
     api::{AllowedHosts, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target, condition},
     decide::{
         Credential, Failure, Memory, Observed, Outcome, Seen, Settle, Step, Transition, Wish,
-        after::{Probes, Restarted},
         decide,
         observed::{ClientRead, Policy, Rival, WriteOutcome},
         ownership::{TargetObject, TargetWrite},
+        probes::Probes,
+        restarts::Restarted,
     },
     servicenow::{Exchange, Held, SharedFailure},
 };

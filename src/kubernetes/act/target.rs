@@ -1,0 +1,298 @@
+//! Writes of target Secrets, and what goes of them again.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Error, Resource,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, Request},
+};
+use serde_json::{Value, json};
+
+use super::{Cluster, TRIES, bounded, changing, has_changed};
+use crate::{
+    FIELD_MANAGER,
+    api::{CreationPolicy, ServiceNowCredential},
+    decide::{
+        Failure,
+        observed::{Credential, Metadata, Version, WriteOutcome},
+        ownership::{Desired, Fields, Ownership, TargetObject, TargetWrite, field_manager, judge},
+    },
+    kubernetes::error::{Call, code, failure, said, timed_out},
+    redact::blank,
+};
+
+impl Cluster {
+    /// Writes the target.
+    pub(crate) async fn write_target(
+        &self,
+        credential: &Credential,
+        write: &TargetWrite,
+    ) -> WriteOutcome {
+        let namespace = &*credential.name.namespace;
+        let desired = write.desired();
+        let url = Request::new(Secret::url_path(&(), Some(namespace)));
+        let (verb, request) = match write {
+            TargetWrite::Create(desired) => {
+                let body = manifest(credential, desired, None);
+                let params = PostParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PostParams::default()
+                };
+                ("create", url.create(&params, body.to_string().into_bytes()))
+            }
+            TargetWrite::Apply { uid, desired } => {
+                let body = manifest(credential, desired, Some(uid));
+                let params = PatchParams::apply(FIELD_MANAGER).force();
+                (
+                    "patch",
+                    url.patch(&desired.name, &params, &Patch::Apply(body)),
+                )
+            }
+            TargetWrite::Merge { uid, desired } => {
+                let body = merged(credential, desired, uid);
+                let params = PatchParams::apply(&merge_manager(credential));
+                (
+                    "patch",
+                    url.patch(&desired.name, &params, &Patch::Apply(body)),
+                )
+            }
+            TargetWrite::Replace {
+                version,
+                desired,
+                dropped,
+            } => {
+                let body = replacement(credential, version, desired, dropped);
+                let params = PatchParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                (
+                    "patch",
+                    url.patch(&desired.name, &params, &Patch::Merge(body)),
+                )
+            }
+        };
+        let call = Call {
+            verb,
+            resource: "secrets",
+            namespace,
+            name: &desired.name,
+        };
+        if let Err(failure) = self.may_begin() {
+            return WriteOutcome::Failed(failure);
+        }
+        let answer = match request {
+            Ok(request) => self.request_metadata(request).await,
+            Err(error) => Some(Err(Error::BuildRequest(error))),
+        };
+        match answer {
+            None => WriteOutcome::Failed(timed_out(call)),
+            Some(Ok(metadata)) => WriteOutcome::Done(Version::from(&metadata)),
+            Some(Err(error)) if is_held_by_another(&error) => WriteOutcome::Conflict(said(&error)),
+            Some(Err(error)) if has_changed(&error) => WriteOutcome::Changed,
+            Some(Err(error)) => WriteOutcome::Failed(without_data(&failure(&error, call), desired)),
+        }
+    }
+
+    /// Removes what this resource wrote under an earlier name: deletes the Secret, if it is still
+    /// the one with this uid and ours, or takes the keys out that it has merged.
+    pub(crate) async fn remove_target(
+        &self,
+        credential: &Credential,
+        name: &str,
+        uid: &str,
+        policy: CreationPolicy,
+    ) -> Result<(), Failure> {
+        if policy == CreationPolicy::Merge {
+            return self.take_keys_out(credential, name).await;
+        }
+        let namespace = &*credential.name.namespace;
+        let Some(secret) = self.read_secret(namespace, name).await? else {
+            return Ok(());
+        };
+        let target = TargetObject::new(secret, FIELD_MANAGER);
+        if target.version.uid != uid || judge(&target, credential, policy) != Ownership::Ours {
+            return Ok(());
+        }
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: Some(target.version.resource_version.clone()),
+            }),
+            ..DeleteParams::default()
+        };
+        let call = Call {
+            verb: "delete",
+            resource: "secrets",
+            namespace,
+            name,
+        };
+        self.may_begin()?;
+        match bounded(secrets.delete(name, &params)).await {
+            None => Err(timed_out(call)),
+            Some(Err(error)) if code(&error) == Some(404) => Ok(()),
+            Some(Err(error)) => Err(failure(&error, call)),
+            Some(Ok(_)) => Ok(()),
+        }
+    }
+
+    /// Takes out of somebody's Secret what only this resource holds of it. It is a JSON merge patch,
+    /// because an apply of nothing takes out `data` as a whole, with keys that no manager holds.
+    async fn take_keys_out(&self, credential: &Credential, name: &str) -> Result<(), Failure> {
+        let namespace = &*credential.name.namespace;
+        let call = Call {
+            verb: "patch",
+            resource: "secrets",
+            namespace,
+            name,
+        };
+        let manager = merge_manager(credential);
+        for _ in 0..TRIES {
+            let Some(secret) = self.read_secret(namespace, name).await? else {
+                return Ok(());
+            };
+            let target = TargetObject::new(secret, &manager);
+            let held = target.ours.data.iter();
+            let nulls = held.filter(|key| !target.theirs.contains_key(*key));
+            let nulls: BTreeMap<_, _> = nulls.map(|key| (key, Value::Null)).collect();
+            if nulls.is_empty() {
+                return Ok(());
+            }
+            let Version {
+                uid,
+                resource_version,
+            } = &target.version;
+            let patch = json!({
+                "metadata": {"uid": uid, "resourceVersion": resource_version},
+                "data": nulls,
+            });
+            let params = PatchParams {
+                field_manager: Some(manager.clone()),
+                ..PatchParams::default()
+            };
+            let request = Request::new(Secret::url_path(&(), Some(namespace)))
+                .patch(name, &params, &Patch::Merge(patch))
+                .map_err(|error| failure(&Error::BuildRequest(error), call))?;
+            if self.send(request, call).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(changing("Secret", name))
+    }
+}
+
+/// A merge met a key that another field manager holds (Kubernetes documentation, "Server-Side
+/// Apply", conflicts).
+fn is_held_by_another(error: &Error) -> bool {
+    let Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 409
+        && causes
+            .into_iter()
+            .any(|cause| cause.reason == "FieldManagerConflict")
+}
+
+fn merge_manager(credential: &Credential) -> String {
+    field_manager(&credential.name.name, CreationPolicy::Merge).into_owned()
+}
+
+/// No message repeats what was sent.
+fn without_data(failure: &Failure, desired: &Desired) -> Failure {
+    let message = desired
+        .data
+        .spellings()
+        .fold(failure.message().to_owned(), |text, value| {
+            blank(&text, &value)
+        });
+    Failure::new(failure.reason(), message)
+}
+
+fn owner(credential: &Credential) -> Value {
+    json!({
+        "apiVersion": ServiceNowCredential::api_version(&()),
+        "kind": ServiceNowCredential::kind(&()),
+        "name": &*credential.name.name,
+        "uid": credential.uid,
+        "controller": true,
+    })
+}
+
+/// The target as a whole, for a create or an apply.
+fn manifest(credential: &Credential, desired: &Desired, uid: Option<&str>) -> Value {
+    let data: BTreeMap<_, _> = desired.data.encoded().collect();
+    let mut manifest = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": desired.name,
+            "namespace": &*credential.name.namespace,
+            "labels": desired.labels,
+            "annotations": desired.annotations,
+        },
+        "data": data,
+    });
+    if desired.owned {
+        manifest["metadata"]["ownerReferences"] = json!([owner(credential)]);
+    }
+    match uid {
+        Some(uid) => manifest["metadata"]["uid"] = json!(uid),
+        // A type never changes, so only a create says it.
+        None => manifest["type"] = json!(desired.type_),
+    }
+    manifest
+}
+
+/// Our keys of somebody's Secret, and nothing else of it.
+fn merged(credential: &Credential, desired: &Desired, uid: &str) -> Value {
+    let data: BTreeMap<_, _> = desired.data.encoded().collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": desired.name,
+            "namespace": &*credential.name.namespace,
+            "uid": uid,
+        },
+        "data": data,
+    })
+}
+
+/// The JSON merge patch (RFC 7386) that sets what is desired and takes out what was dropped.
+fn replacement(
+    credential: &Credential,
+    version: &Version,
+    desired: &Desired,
+    dropped: &Fields,
+) -> Value {
+    let with_nulls = |wanted: &Metadata, dropped: &std::collections::BTreeSet<String>| {
+        let nulls = dropped.iter().map(|name| (name.clone(), Value::Null));
+        let values = wanted
+            .iter()
+            .map(|(name, value)| (name.clone(), json!(value)));
+        nulls.chain(values).collect::<serde_json::Map<_, _>>()
+    };
+    let data: Metadata = desired
+        .data
+        .encoded()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    let owners = if desired.owned {
+        json!([owner(credential)])
+    } else {
+        Value::Null
+    };
+    json!({
+        "metadata": {
+            "uid": version.uid,
+            "resourceVersion": version.resource_version,
+            "labels": with_nulls(&desired.labels, &dropped.labels),
+            "annotations": with_nulls(&desired.annotations, &dropped.annotations),
+            "ownerReferences": owners,
+        },
+        "data": with_nulls(&data, &dropped.data),
+    })
+}
