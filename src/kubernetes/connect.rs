@@ -32,8 +32,15 @@ pub async fn connect(context: Option<&str>) -> Result<Client, String> {
     // itself ends a watch after 290 seconds, as kube asks it to.
     config.read_timeout = Some(Duration::from_secs(320));
     config.reset_reader_on_write = true;
-    Client::try_from(config)
-        .map_err(|error| format!("cannot set up the Kubernetes client: {error}"))
+    let plugin = config.auth_info.exec.as_ref();
+    let plugin = plugin.and_then(|exec| exec.command.clone());
+    Client::try_from(config).map_err(|error| match plugin {
+        Some(plugin) => format!(
+            "the credential plugin {plugin:?} of the kubeconfig gave no credentials: {error}; install \
+             it, or choose another context"
+        ),
+        None => format!("cannot set up the Kubernetes client: {error}"),
+    })
 }
 
 async fn from_kubeconfig(kubeconfig: Kubeconfig) -> Result<Config, String> {
