@@ -66,7 +66,7 @@ impl Stage {
         let manifests = manifests(&repository.join("examples"), &instance.origin())?;
         let folder = manifests.path().display().to_string();
         screen.quote(
-            "the files of examples/ as they are, and a kustomization.yaml with one patch: \
+            "files of examples/ as they are, and a kustomization.yaml with one patch: \
              replace /spec/instance",
         );
         run(screen, &["create", "namespace", NAMESPACE]).await?;
@@ -178,6 +178,14 @@ fn repository() -> Result<PathBuf, Failed> {
     })
 }
 
+/// Examples that need more than the demo's instance and client: a user, certificates, somebody's
+/// Secret.
+const NEED_MORE: [&str; 3] = [
+    "credential-merge.yaml",
+    "credential-password.yaml",
+    "credential-tls.yaml",
+];
+
 /// The examples in a folder of their own, with the patch that points them elsewhere.
 fn manifests(examples: &Path, origin: &str) -> Result<TempDir, Failed> {
     let copy = || {
@@ -186,6 +194,7 @@ fn manifests(examples: &Path, origin: &str) -> Result<TempDir, Failed> {
             .tempdir()?;
         let mut kustomization = String::from("resources:\n");
         let mut files: Vec<_> = fs::read_dir(examples)?.collect::<Result<_, _>>()?;
+        files.retain(|file| !NEED_MORE.iter().any(|name| file.file_name() == *name));
         files.sort_by_key(fs::DirEntry::file_name);
         for file in files {
             let name = file.file_name().to_string_lossy().into_owned();
