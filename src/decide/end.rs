@@ -46,7 +46,7 @@ impl<'a> End<'a> {
         if end.status.token.as_ref() != v.token.as_deref() {
             end.status_mut().token = v.token.as_deref().cloned();
         }
-        // So is the token in it.
+        // A token that stands in its Secret is on record, too, whatever else the round comes to.
         let held = v.o.exchange.as_ref().and_then(|e| e.held.as_ref());
         if let Some(held) = held.filter(|held| v.has_written() && !v.is_on_record(held)) {
             end.status_mut().token = Some(token_status(v, held));

@@ -8,7 +8,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Scene, data, eventually, rules, version};
+use crate::support::{Scene, data, eventually, rules, until_it_has_looked, version};
 
 const LONG: Duration = Duration::from_secs(1800);
 
@@ -267,13 +267,7 @@ async fn a_merge_is_renewed_in_one_write_and_survives_a_restart_without_any() {
     let before = version(&scene.secret("app").await.unwrap());
     drop(operator);
     let operator = scene.operator().await;
-    eventually("it has been looked at", async || {
-        let metrics = operator.metrics();
-        metrics
-            .contains("snowcred_reconciles_total{outcome=\"Synced\"}")
-            .then_some(())
-    })
-    .await;
+    until_it_has_looked(&operator).await;
     assert_eq!(version(&scene.secret("app").await.unwrap()), before);
     assert_eq!(scene.instance.token_requests(), 2);
 }

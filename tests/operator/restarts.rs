@@ -10,7 +10,7 @@ use kube::{
 use serde_json::{Value, json};
 use testkit::servicenow::TokenMode;
 
-use crate::support::{Scene, eventually};
+use crate::support::{Scene, until_it_has_looked};
 
 const LONG: Duration = Duration::from_secs(1800);
 const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
@@ -99,13 +99,7 @@ async fn a_new_token_restarts_each_workload_once_and_the_first_one_none() {
     // Neither does a restart of the operator restart anything.
     drop(operator);
     let operator = scene.operator().await;
-    eventually("it has been looked at", async || {
-        let metrics = operator.metrics();
-        metrics
-            .contains("snowcred_reconciles_total{outcome=\"Synced\"}")
-            .then_some(())
-    })
-    .await;
+    until_it_has_looked(&operator).await;
     for kind in KINDS {
         assert_eq!(restarts(&apply(&scene, kind).await).1, json!(2));
     }

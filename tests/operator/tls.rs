@@ -13,7 +13,7 @@ use testkit::{
     servicenow::{ClientCertificates, Options, Simulator, Tls},
 };
 
-use crate::support::{Scene, eventually};
+use crate::support::{Scene, until_it_has_looked};
 
 const LONG: Duration = Duration::from_secs(1800);
 
@@ -89,13 +89,7 @@ async fn a_restart_with_a_named_ca_asks_for_nothing() {
     let host = scene.instance.origin().replace("https://", "");
     let allowed = format!("--allowed-hosts={host}");
     let operator = Operator::start(&scene.options(&[&allowed])).await;
-    eventually("it has been looked at", async || {
-        let metrics = operator.metrics();
-        metrics
-            .contains("snowcred_reconciles_total{outcome=\"Synced\"}")
-            .then_some(())
-    })
-    .await;
+    until_it_has_looked(&operator).await;
     assert_eq!(scene.instance.token_requests(), 1);
     let after = scene.get("itsm").await;
     assert_eq!(after.resource_version(), before.resource_version());

@@ -157,6 +157,17 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
     }
 }
 
+/// Waits until an operator that has just begun has looked at a resource that is well.
+pub async fn until_it_has_looked(operator: &Operator) {
+    eventually("it has been looked at", async || {
+        let metrics = operator.metrics();
+        metrics
+            .contains("snowcred_reconciles_total{outcome=\"Synced\"}")
+            .then_some(())
+    })
+    .await;
+}
+
 /// A namespace, an instance with one client, and the client's Secret. No operator yet.
 pub struct Scene {
     pub cluster: &'static ControlPlane,
