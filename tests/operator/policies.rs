@@ -264,6 +264,11 @@ async fn a_merge_is_renewed_in_one_write_and_survives_a_restart_without_any() {
     scene.renew("itsm", "now").await;
     let second = scene.await_synced("itsm").await;
     assert_ne!(first, second);
+    let metrics = operator.metrics();
+    assert!(
+        metrics.contains("snowcred_secret_writes_total 2\n"),
+        "{metrics}"
+    );
     let before = version(&scene.secret("app").await.unwrap());
     drop(operator);
     let operator = scene.operator().await;
