@@ -209,3 +209,18 @@ fn a_hold_outlives_sweeping_and_a_restored_one_holds() {
     assert_eq!(desk.broker.dispatch(at(599)), []);
     assert_eq!(desk.broker.dispatch(at(600)).len(), 1);
 }
+
+#[test]
+fn whoever_is_not_let_in_by_tls_ends_no_outage() {
+    let mut desk = Desk::new();
+    desk.ask_and(at(0), failure(Reason::InstanceUnavailable));
+    let origin = desk.key.origin().to_owned();
+    let until = desk.broker.hold(&origin).unwrap().retry_at;
+    for (reason, held) in [(Reason::TlsFailed, true), (Reason::AccessDenied, false)] {
+        let other = key_of("dev1", reason.as_str());
+        desk.broker.ask(&other, wish("b"), until);
+        assert_eq!(desk.broker.dispatch(until), std::slice::from_ref(&other));
+        desk.broker.complete(&other, until, failure(reason), 0.0);
+        assert_eq!(desk.broker.hold(&origin).is_some(), held, "{reason}");
+    }
+}
