@@ -76,13 +76,16 @@ impl Candidate {
         Err(lost)
     }
 
-    /// Returns with the Lease, and the moment at which the write that took it began. A standby that
-    /// could look at the Lease once stays ready while the API server is away; one that was refused
-    /// a right is not ready. Whether it may write shows when it has to.
+    /// Returns with the Lease, and the moment at which the write that took it began. Nobody is
+    /// ready who has not looked at the Lease yet, or whose last answer was that a right is missing;
+    /// who could look once stays ready while the API server is away. Whether a standby may write
+    /// shows when it has to.
     async fn acquire(&self, election: &mut Election) -> (Lease, Instant) {
         let mut changes = pin!(self.lease.changes());
         let mut said: Option<String> = None;
         let mut has_looked = false;
+        self.health
+            .set_waiting(TOPIC, Some("the Lease has not been read yet".to_owned()));
         loop {
             match self.try_to_acquire(election).await {
                 Ok(Some(acquired)) => {
@@ -98,11 +101,11 @@ impl Candidate {
                     let why = failure.message();
                     if said.as_deref() != Some(why) {
                         tracing::warn!(why, "leader election");
-                        if !has_looked || failure.reason() == Reason::PermissionDenied {
-                            self.health.set_waiting(TOPIC, Some(why.to_owned()));
-                        }
                         said = Some(why.to_owned());
                     }
+                    let unready = !has_looked || failure.reason() == Reason::PermissionDenied;
+                    self.health
+                        .set_waiting(TOPIC, unready.then(|| why.to_owned()));
                 }
             }
             self.until_it_may_be_free(election, &mut changes).await;
