@@ -16,6 +16,7 @@ use std::{
 
 use clap::Parser;
 use mimalloc::MiMalloc;
+use rustix::time::{ClockId, clock_gettime};
 use simulation::{
     Broken, Run, Size, Statistics, simulate,
     time::{DAY, Micros, SECOND},
@@ -69,9 +70,9 @@ fn main() -> ExitCode {
                         return;
                     }
                     let seed = arguments.from + seed;
-                    let began = Instant::now();
+                    let began = processor_time();
                     let end = simulate(seed, size);
-                    let took = began.elapsed().as_secs_f64();
+                    let took = processor_time() - began;
                     if let Ok(mut total) = total.lock() {
                         total.add(seed, end, took);
                     }
@@ -88,6 +89,13 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Seconds that this thread has had a processor: what else the machine does is not the run's.
+#[allow(clippy::cast_precision_loss)]
+fn processor_time() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn trace(seed: u64, size: Size) -> ExitCode {
