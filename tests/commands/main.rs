@@ -11,6 +11,7 @@ mod support;
 
 mod check;
 mod kubeconfig;
+mod terminal;
 
 use std::{
     path::Path,
