@@ -4,6 +4,7 @@
 //! another test, which took the same port a moment earlier, for its own.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use rcgen::{
@@ -12,6 +13,7 @@ use rcgen::{
 };
 
 use super::error::Error;
+use super::servers::API_SERVICE;
 
 /// A certificate and its private key, both in PEM.
 pub(super) struct Identity {
@@ -59,9 +61,14 @@ impl Authority {
     }
 
     /// For the API server, under every name that a client may call it by.
-    pub(super) fn serving(&self) -> Result<Identity, Error> {
-        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
-        let names: Vec<String> = names.map(str::to_owned).to_vec();
+    pub(super) fn serving(&self, address: Ipv4Addr) -> Result<Identity, Error> {
+        let names = vec![
+            Ipv4Addr::LOCALHOST.to_string(),
+            address.to_string(),
+            API_SERVICE.to_string(),
+            "localhost".to_owned(),
+            "kubernetes.default.svc".to_owned(),
+        ];
         let failed = |source| Error::Certificate {
             what: "serving certificate",
             source,

@@ -1,7 +1,7 @@
 //! Starts the servers in order, awaits each, and stops them all.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::error::Error;
 use super::kubeconfig::client;
 use super::process::{Reaper, Supervised};
 use super::servers::{ETCD_SOCKET, Plan, Server};
-use super::state::{StateFolder, sweep};
+use super::state::{Kind, StateFolder, sweep};
 
 /// How long a server may take to become ready. It takes seconds; a machine that runs many tests
 /// at once on few cores is given more.
@@ -39,6 +39,9 @@ pub struct Options {
     pub audit_log: bool,
     /// Arguments of the API server after its own, of the form `--flag=value`.
     pub apiserver_arguments: Vec<String>,
+    /// The address of this machine at which a node reaches the API server. Without one it is on the
+    /// loopback interface, where no node does.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// A Kubernetes control plane of its own: etcd, kube-apiserver and kube-controller-manager.
@@ -114,9 +117,10 @@ impl ControlPlane {
     }
 
     fn prepare(binaries: binaries::Binaries, options: Options) -> Result<Self, Error> {
-        let state = StateFolder::create()?;
+        let state = StateFolder::create(Kind::ControlPlane)?;
         let reaper = Reaper::start(state.path())?;
-        let plan = Plan::prepare(binaries, state.path(), free_port()?, options)?;
+        let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
+        let plan = Plan::prepare(binaries, state.path(), free_port(address)?, options)?;
         Ok(Self {
             servers: Mutex::new(Servers {
                 running: HashMap::new(),
@@ -153,6 +157,21 @@ impl ControlPlane {
     /// `audit.k8s.io/v1` a line, if [`Options::audit_log`] asked for it.
     pub fn audit_log(&self) -> Option<&Path> {
         self.audit_log.as_deref()
+    }
+
+    /// A kubeconfig for a program or a person of this name, who proves it by a certificate.
+    pub(super) fn kubeconfig_of(
+        &self,
+        path: &Path,
+        user: &str,
+        group: Option<&str>,
+    ) -> Result<(), Error> {
+        self.plan.kubeconfig_of(path, user, group)
+    }
+
+    /// The certificate of the authority that all sides trust.
+    pub(super) fn authority_file(&self) -> PathBuf {
+        self.plan.authority_file()
     }
 
     pub(super) fn servers(&self) -> MutexGuard<'_, Servers> {
@@ -207,14 +226,18 @@ impl ControlPlane {
             let answer = timeout(ANSWER_WITHIN, is_ready()).await.unwrap_or(false);
             // Asked after the question: another server may have answered for one that ended.
             if let Some(status) = self.ended(server) {
-                return Err(Error::server(server, format!("ended ({status})"), &log));
+                return Err(Error::server(
+                    server.program(),
+                    format!("ended ({status})"),
+                    &log,
+                ));
             }
             if answer {
                 return Ok(());
             }
             if Instant::now() > deadline {
                 let problem = format!("was not ready within {} s", READY_WITHIN.as_secs());
-                return Err(Error::server(server, problem, &log));
+                return Err(Error::server(server.program(), problem, &log));
             }
             sleep(POLL).await;
         }
@@ -243,11 +266,11 @@ async fn is_ready(client: &kube::Client) -> bool {
 }
 
 /// A port that was free a moment ago. Whether it still is shows when the API server starts.
-fn free_port() -> Result<u16, Error> {
+fn free_port(address: Ipv4Addr) -> Result<u16, Error> {
     let mut failure = None;
     for _ in 0..100 {
         let port = rand::random_range(PORTS);
-        match TcpListener::bind(("127.0.0.1", port)) {
+        match TcpListener::bind((address, port)) {
             Ok(_) => return Ok(port),
             Err(error) => failure = Some(error),
         }

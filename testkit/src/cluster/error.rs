@@ -5,8 +5,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Server;
-
 /// How many lines of a log an error shows: enough for the cause, short enough to read.
 const TAIL_LINES: usize = 20;
 
@@ -24,25 +22,25 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The servers have to be built, and nothing here can build them.
+    /// Programs have to be built, and nothing here can build them.
     #[error(
-        "the Go toolchain is missing: no `go` in PATH, and the servers of the test control plane \
+        "the Go toolchain is missing: no `go` in PATH, and the programs that the tests run \
          ({missing}) are built with it. Either install Go {version} or newer \
          (https://go.dev/doc/install), or set KUBEBUILDER_ASSETS to a folder that holds them"
     )]
     GoMissing {
         /// The programs that were to be built.
         missing: String,
-        /// The Go version that `tools/go.mod` asks for.
+        /// The Go version that the module's `go.mod` asks for.
         version: String,
     },
     /// Neither of the variables that name a cache folder is set.
     #[error(
-        "there is no folder to keep the built servers in: set SNOWCRED_TOOLS_CACHE, \
+        "there is no folder to keep the built programs in: set SNOWCRED_TOOLS_CACHE, \
          XDG_CACHE_HOME or HOME"
     )]
     NoCacheFolder,
-    /// `tools/go.mod` does not say what it is read for.
+    /// A `go.mod` does not say what it is read for.
     #[error("{} has no line `{line}`", path.display())]
     Toolchain {
         /// The file that was read.
@@ -69,13 +67,26 @@ pub enum Error {
     /// A server ended, or did not become ready.
     #[error("{server} {problem}; the last lines of its log:\n{tail}")]
     Server {
-        /// Which one.
-        server: Server,
+        /// The name of its program.
+        server: &'static str,
         /// What went wrong, to follow the server's name.
         problem: String,
         /// The end of its log.
         tail: String,
     },
+    /// A program that does one thing and ends could not do it.
+    #[error("failed to {action}; {program} said:\n{said}")]
+    Program {
+        /// What was being done, to follow "failed to".
+        action: String,
+        /// The program.
+        program: String,
+        /// The end of what it said.
+        said: String,
+    },
+    /// A node is more than this user or this machine can be.
+    #[error("this machine cannot be a node: {0}")]
+    NoNode(String),
     /// A kubeconfig could not be turned into a client.
     #[error("failed to read the kubeconfig {}", path.display())]
     Kubeconfig {
@@ -116,7 +127,7 @@ impl Error {
         }
     }
 
-    pub(super) fn server(server: Server, problem: impl Into<String>, log: &Path) -> Self {
+    pub(super) fn server(server: &'static str, problem: impl Into<String>, log: &Path) -> Self {
         Self::Server {
             server,
             problem: problem.into(),
@@ -143,6 +154,11 @@ pub(super) fn tail(log: &Path) -> String {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => return format!("({} cannot be read: {error})", log.display()),
     };
+    last_lines(&text)
+}
+
+/// The last lines of what somebody said.
+pub(super) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let kept = &lines[lines.len().saturating_sub(TAIL_LINES)..];
     if kept.is_empty() {

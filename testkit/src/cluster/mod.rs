@@ -2,7 +2,7 @@
 //!
 //! etcd, kube-apiserver and kube-controller-manager run as processes of this machine, without
 //! nodes: objects are stored, validated, authorized, watched and garbage-collected as in any
-//! cluster, but no pod ever starts.
+//! cluster, but no pod ever starts. A [`Node`] is a control plane with a node beside it.
 //!
 //! | module | what it answers |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | `process`, `state` | how nothing stays behind, whatever ends the test |
 //! | `control_plane` | [`ControlPlane`]: start, ready, stop |
 //! | `kubectl`, `access`, `faults` | what a test does with it |
+//! | `node` | what runs pods, for the few tests that need them |
 //! | `proxy` | what a test does to the connection between a program and the API server |
 
 mod access;
@@ -23,6 +24,7 @@ mod error;
 mod faults;
 mod kubeconfig;
 mod kubectl;
+mod node;
 pub(crate) mod process;
 mod proxy;
 mod servers;
@@ -32,5 +34,6 @@ pub use control_plane::{ControlPlane, Options, shared};
 pub use error::Error;
 pub use kubeconfig::client;
 pub use kubectl::KubectlOutput;
+pub use node::{Archive, Contents, Images, Labels, Node, NodeOptions, lay_out};
 pub use proxy::{ApiProxy, Moment, Refusal, Write};
 pub use servers::Server;

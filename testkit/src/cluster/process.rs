@@ -23,7 +23,8 @@ use super::error::Error;
 
 /// Signals that end a terminal's foreground programs must not end what cleans up after them.
 /// `kill -s KILL -- -N` is the one form that names a group in every shell (POSIX, "kill").
-/// Removing is tried again, for a server that was writing when it was killed.
+/// Removing is tried again, for a server that was writing when it was killed. Where containers ran,
+/// the kernel has ended them, and the groups that counted their memory are left to remove.
 const REAPER: &str = r#"
 trap '' HUP INT TERM
 pids=
@@ -38,9 +39,14 @@ done
 for pid in $pids; do
   kill -s KILL -- "-$pid" 2>/dev/null
 done
+left() {
+  rm -rf -- "$1" 2>/dev/null || return 0
+  [ -n "$2" ] || return 1
+  find /sys/fs/cgroup -depth -type d -path "*/$2*" ! -exec rmdir {} \; -print 2>/dev/null | grep -q .
+}
 for attempt in 1 2 3 4 5 6 7 8 9 10; do
-  rm -rf -- "$1" 2>/dev/null && break
-  sleep 0.1
+  left "$1" "$2" || break
+  sleep 0.2
 done
 "#;
 
@@ -49,15 +55,22 @@ done
 const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
 
 /// Kills what it watches and removes their folder when this process is gone, or when dropped.
+#[derive(Debug)]
 pub(crate) struct Reaper {
     shell: Child,
 }
 
 impl Reaper {
     pub(crate) fn start(folder: &Path) -> Result<Self, Error> {
+        Self::start_with(folder, "")
+    }
+
+    /// As [`Reaper::start`], and the control groups of this name go as well.
+    pub(crate) fn start_with(folder: &Path, control_group: &str) -> Result<Self, Error> {
         Command::new("sh")
             .args(["-c", REAPER, "reaper"])
             .arg(folder)
+            .arg(control_group)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -125,6 +138,11 @@ impl Supervised {
             Ok(Self { child })
         };
         started().map_err(Error::io("start a supervised process"))
+    }
+
+    /// Its number, which it has until it is collected.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How it ended, if it did.

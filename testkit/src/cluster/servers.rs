@@ -1,6 +1,7 @@
 //! The three servers, and the arguments each runs with.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -45,6 +46,14 @@ impl fmt::Display for Server {
 /// needs no port that somebody else could take, and a relative path cannot be too long for one.
 pub(super) const ETCD_SOCKET: &str = "etcd.sock";
 
+/// The addresses of Services; the first of them is that of the API itself.
+const SERVICES: &str = "10.96.0.0/24";
+pub(super) const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
+/// As whom the API server asks a kubelet, for the log of a pod or a way into it.
+const KUBELET_CLIENT: (&str, &str) = ("kube-apiserver-kubelet-client", "system:masters");
+const KUBELET_CLIENT_FILES: &str = "kubelet-client";
+
 /// Every request, with who made it and what came of it, without its body.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -59,7 +68,9 @@ pub(super) struct Plan {
     pub(super) state: PathBuf,
     pub(super) endpoint: Endpoint,
     pub(super) options: Options,
+    address: Ipv4Addr,
     port: u16,
+    authority: Authority,
 }
 
 impl Plan {
@@ -71,22 +82,30 @@ impl Plan {
         options: Options,
     ) -> Result<Self, Error> {
         let authority = Authority::new()?;
+        let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
         let plan = Self {
             binaries,
             state: state.to_owned(),
             endpoint: Endpoint {
-                url: format!("https://127.0.0.1:{port}"),
+                url: format!("https://{address}:{port}"),
                 authority: authority.certificate().to_owned(),
             },
             options,
+            address,
             port,
+            authority,
         };
         for folder in ["logs", "service-accounts"] {
             std::fs::create_dir(state.join(folder))
                 .map_err(Error::io("create a folder for the control plane"))?;
         }
-        write(&state.join("ca.crt"), authority.certificate())?;
-        authority.serving()?.write(state, "apiserver")?;
+        write(&plan.authority_file(), plan.authority.certificate())?;
+        plan.authority.serving(address)?.write(state, "apiserver")?;
+        if plan.has_nodes() {
+            let (user, group) = KUBELET_CLIENT;
+            let client = plan.authority.client(user, Some(group))?;
+            client.write(state, KUBELET_CLIENT_FILES)?;
+        }
         write_service_account_keys(state, "service-account")?;
         write(&state.join("audit-policy.yaml"), AUDIT_POLICY)?;
         let users = [
@@ -103,15 +122,30 @@ impl Plan {
             ),
         ];
         for (path, user, group) in users {
-            let identity = authority.client(user, group)?;
-            save(
-                &path,
-                &plan.endpoint,
-                user,
-                &Credential::Certificate(&identity),
-            )?;
+            plan.kubeconfig_of(&path, user, group)?;
         }
         Ok(plan)
+    }
+
+    /// Whether nodes may join: they could not reach a loopback address.
+    fn has_nodes(&self) -> bool {
+        !self.address.is_loopback()
+    }
+
+    pub(super) fn kubeconfig_of(
+        &self,
+        path: &Path,
+        user: &str,
+        group: Option<&str>,
+    ) -> Result<(), Error> {
+        let identity = self.authority.client(user, group)?;
+        let credential = Credential::Certificate(&identity);
+        save(path, &self.endpoint, user, &credential)
+    }
+
+    /// The certificate of the authority that all sides trust.
+    pub(super) fn authority_file(&self) -> PathBuf {
+        self.state.join("ca.crt")
     }
 
     pub(super) fn kubeconfig(&self) -> PathBuf {
@@ -175,11 +209,9 @@ impl Plan {
     fn apiserver(&self) -> Vec<String> {
         let mut arguments = vec![
             format!("--etcd-servers=unix://{ETCD_SOCKET}"),
-            "--bind-address=127.0.0.1".to_owned(),
+            format!("--bind-address={}", self.address),
             format!("--secure-port={}", self.port),
-            "--advertise-address=127.0.0.1".to_owned(),
-            // A loopback address is refused as an endpoint of the Service `kubernetes`.
-            "--endpoint-reconciler-type=none".to_owned(),
+            format!("--advertise-address={}", self.address),
             self.in_state("client-ca-file", "ca.crt"),
             self.in_state("tls-cert-file", "apiserver.crt"),
             self.in_state("tls-private-key-file", "apiserver.key"),
@@ -188,8 +220,16 @@ impl Plan {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             self.in_state("service-account-key-file", "service-account.pub"),
             self.in_state("service-account-signing-key-file", "service-account.key"),
-            "--service-cluster-ip-range=10.96.0.0/24".to_owned(),
+            format!("--service-cluster-ip-range={SERVICES}"),
         ];
+        if self.has_nodes() {
+            let file = |end| format!("{KUBELET_CLIENT_FILES}.{end}");
+            arguments.push(self.in_state("kubelet-client-certificate", &file("crt")));
+            arguments.push(self.in_state("kubelet-client-key", &file("key")));
+        } else {
+            // A loopback address is refused as an endpoint of the Service `kubernetes`.
+            arguments.push("--endpoint-reconciler-type=none".to_owned());
+        }
         if self.options.audit_log {
             arguments.push(self.in_state("audit-policy-file", "audit-policy.yaml"));
             arguments.push(format!("--audit-log-path={}", self.audit_log().display()));

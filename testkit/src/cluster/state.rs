@@ -12,8 +12,27 @@ use tempfile::TempDir;
 
 use super::Server;
 use super::error::Error;
+use super::node::OUTSIDE as NODE_PROGRAMS;
+use super::process::Reaper;
 
-const PREFIX: &str = "snowcred-control-plane-";
+/// What a folder is for, by the beginning of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    ControlPlane,
+    Node,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::ControlPlane, Self::Node];
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "snowcred-control-plane-",
+            Self::Node => "snowcred-node-",
+        }
+    }
+}
+
 const OWNER: &str = "owner";
 
 /// The folder, which goes when this is dropped; see `process` for the ends that drop nothing.
@@ -23,9 +42,9 @@ pub(super) struct StateFolder {
 }
 
 impl StateFolder {
-    pub(super) fn create() -> Result<Self, Error> {
+    pub(super) fn create(kind: Kind) -> Result<Self, Error> {
         let folder = tempfile::Builder::new()
-            .prefix(PREFIX)
+            .prefix(kind.prefix())
             .tempdir()
             .map_err(Error::io("create a temporary folder"))?;
         // The file gets its name only once it is locked: another process never sees it free.
@@ -58,13 +77,25 @@ pub(super) fn sweep() {
     for entry in entries.flatten() {
         if let Some(folder) = left_over(&entry) {
             kill_servers_of(&folder);
-            let _ = fs::remove_dir_all(&folder);
+            // The reaper's own work, with nothing to kill: it removes what is left of the folder.
+            drop(Reaper::start_with(&folder, control_group(&folder)));
         }
     }
 }
 
+/// The name of the control groups of a node's containers, which is the name of its folder.
+pub(super) fn control_group(folder: &Path) -> &str {
+    folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .filter(|name| name.starts_with(Kind::Node.prefix()))
+        .unwrap_or_default()
+}
+
 fn left_over(entry: &DirEntry) -> Option<PathBuf> {
-    if !entry.file_name().to_str()?.starts_with(PREFIX) {
+    let name = entry.file_name();
+    let name = name.to_str()?;
+    if !Kind::ALL.iter().any(|kind| name.starts_with(kind.prefix())) {
         return None;
     }
     // `DirEntry::metadata` does not follow links: a link is not a folder of ours.
@@ -111,7 +142,9 @@ fn is_server_on(folder: &Path, command: &str) -> bool {
     let program = words.next().and_then(|path| Path::new(path).file_name());
     Server::ALL
         .iter()
-        .any(|server| program.is_some_and(|name| name == server.program()))
+        .map(|server| server.program())
+        .chain(NODE_PROGRAMS)
+        .any(|server| program.is_some_and(|name| name == server))
         && words.any(|word| word.contains(folder))
 }
 
@@ -121,8 +154,8 @@ mod tests {
 
     #[test]
     fn a_folder_without_a_living_owner_is_swept_and_one_in_use_stays() {
-        let in_use = StateFolder::create().unwrap();
-        let orphan = StateFolder::create().unwrap();
+        let in_use = StateFolder::create(Kind::ControlPlane).unwrap();
+        let orphan = StateFolder::create(Kind::Node).unwrap();
         let orphan_path = orphan.path().to_owned();
         let StateFolder { folder, _owner } = orphan;
         drop(_owner);

@@ -52,5 +52,5 @@ pub use instance::MissingUser;
 pub use journal::{AuthMethod, RecordedRequest};
 pub use options::{ClientCertificates, Options, Tls};
 pub use simulator::Simulator;
-pub use tls::Identity;
+pub use tls::{Authority, Identity};
 pub use tokens::TokenMode;

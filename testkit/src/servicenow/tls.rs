@@ -35,13 +35,17 @@ impl fmt::Debug for Identity {
 }
 
 /// A certificate authority made for one simulator.
-pub(super) struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    pub(super) fn generate() -> io::Result<Self> {
+    /// A new one, which nobody trusts yet.
+    ///
+    /// # Errors
+    /// Where no key can be made.
+    pub fn generate() -> io::Result<Self> {
         let mut params = CertificateParams::default();
         params
             .distinguished_name
@@ -57,11 +61,15 @@ impl Authority {
     }
 
     /// The authority's certificate.
-    pub(super) fn pem(&self) -> &str {
+    pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    pub(super) fn issue_for_server(&self, host_names: Vec<String>) -> io::Result<Identity> {
+    /// For a server that is reached by these names or addresses.
+    ///
+    /// # Errors
+    /// Where a name is none.
+    pub fn issue_for_server(&self, host_names: Vec<String>) -> io::Result<Identity> {
         self.issue(
             host_names,
             "ServiceNow simulator",
