@@ -54,7 +54,9 @@ impl Helm {
         std::fs::write(&file, values.to_string())?;
         let mut command = self.command(["template", name]);
         command.arg(folder());
-        command.args(["--namespace", namespace, "--values"]).arg(file.path());
+        command
+            .args(["--namespace", namespace, "--values"])
+            .arg(file.path());
         let Output {
             status,
             stdout,

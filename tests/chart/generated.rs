@@ -21,7 +21,10 @@ fn is_current(file: &Path, expected: &str, by: &str) {
 #[test]
 fn the_chart_has_the_operators_own_crd() {
     let copy = fs::read_to_string(chart::folder().join("files/crd.yaml")).unwrap();
-    assert!(copy == crd_yaml(), "files/crd.yaml is old: run `make generate`");
+    assert!(
+        copy == crd_yaml(),
+        "files/crd.yaml is old: run `make generate`"
+    );
 }
 
 #[test]
@@ -47,7 +50,10 @@ fn the_charts_readme_lists_each_value_with_its_comment_and_default() {
 /// A value that a user sets: where its comment begins with `# --`.
 fn table(text: &str) -> String {
     let values: Value = serde_saphyr::from_str(text).unwrap();
-    let mut rows = vec!["| value | default | what it is |".to_owned(), "|---|---|---|".to_owned()];
+    let mut rows = vec![
+        "| value | default | what it is |".to_owned(),
+        "|---|---|---|".to_owned(),
+    ];
     let (mut path, mut comment): (Vec<(usize, String)>, Option<String>) = (Vec::new(), None);
     for line in text.lines() {
         let indent = line.len() - line.trim_start().len();
@@ -60,10 +66,16 @@ fn table(text: &str) -> String {
         } else if let Some((key, _)) = line.split_once(':').filter(|_| !line.starts_with('-')) {
             path.retain(|(above, _)| *above < indent);
             path.push((indent, key.to_owned()));
-            let Some(comment) = comment.take() else { continue };
+            let Some(comment) = comment.take() else {
+                continue;
+            };
             let keys: Vec<_> = path.iter().map(|(_, key)| key.as_str()).collect();
             let default = keys.iter().fold(&values, |value, key| &value[key]);
-            rows.push(format!("| `{}` | `{default}` | {} |", keys.join("."), comment.replace('|', "\\|")));
+            rows.push(format!(
+                "| `{}` | `{default}` | {} |",
+                keys.join("."),
+                comment.replace('|', "\\|")
+            ));
         }
     }
     rows.join("\n") + "\n"
@@ -80,7 +92,9 @@ fn each_value_is_explained() {
         if table.contains(&format!("| `{path}` |")) {
             continue;
         }
-        let inner = value.as_object().unwrap_or_else(|| panic!("{path} has no comment"));
+        let inner = value
+            .as_object()
+            .unwrap_or_else(|| panic!("{path} has no comment"));
         open.extend(inner.iter().map(|(key, value)| match path.as_str() {
             "" => (key.clone(), value),
             path => (format!("{path}.{key}"), value),

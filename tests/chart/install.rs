@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use servicenow_credential_operator::api::crd_yaml;
 use testkit::{
@@ -73,8 +74,8 @@ impl Cluster {
 
     async fn description(&self) -> String {
         let path = "jsonpath={.spec.versions[0].schema.openAPIV3Schema.description}";
-        let asked = self.cluster.kubectl(&["get", "crd", CRD, "-o", path]);
-        asked.await.expect_success()
+        let get = ["get", "crd", CRD, "-o", path];
+        self.cluster.kubectl(&get).await.expect_success()
     }
 }
 
@@ -96,16 +97,12 @@ async fn a_release_is_upgraded_with_its_crd_and_leaves_the_crd_and_all_resources
         Duration::from_secs(1800),
     )
     .await;
-    let created = eventually("the resource is served", async || {
-        let manifest = json!({
-            "apiVersion": "snowcred.dev/v1alpha1", "kind": "ServiceNowCredential",
-            "metadata": {"name": "itsm", "namespace": &scene.namespace}, "spec": scene.spec(),
-        });
-        let apply = ["apply", "-f", "-"];
-        let output = world.cluster.kubectl_stdin(&apply, &manifest.to_string());
-        output.await.status.success().then_some(())
-    });
-    created.await;
+    eventually("the resource is served", async || {
+        let credentials = scene.credentials();
+        credentials.list(&ListParams::default()).await.ok()
+    })
+    .await;
+    scene.create("itsm", scene.spec()).await;
     let operator = scene.operator().await;
     let before = scene.await_synced("itsm").await;
     drop(operator);
@@ -123,7 +120,8 @@ async fn a_release_is_upgraded_with_its_crd_and_leaves_the_crd_and_all_resources
                  clusterrolebindings,poddisruptionbudgets";
     // What is a scene's own is not of the release.
     let left = world.installed(kinds).await;
-    let of_release = |name: &&String| !name.contains(&scene.namespace) && !name.contains("operator");
+    let of_release =
+        |name: &&String| !name.contains(&scene.namespace) && !name.contains("operator");
     assert_eq!(left.iter().filter(of_release).count(), 0, "{left:?}");
     assert_eq!(scene.await_synced("itsm").await, before);
     assert!(scene.token("itsm").await.is_some());
@@ -147,12 +145,20 @@ async fn a_kept_crd_is_taken_over_by_a_release_in_another_namespace() {
 async fn a_crd_that_kubectl_applied_stays_kubectls_or_is_taken_over() {
     let world = Cluster::new().await;
     let apply = ["apply", "-f", "-"];
-    world.cluster.kubectl_stdin(&apply, &crd_yaml()).await.expect_success();
+    world
+        .cluster
+        .kubectl_stdin(&apply, &crd_yaml())
+        .await
+        .expect_success();
     let said = fails(&mut world.install("snowcred", &[]));
     assert!(said.contains(CRD), "{said}");
     succeeds(&mut world.install("snowcred", &["--set", "crds.enabled=false"]));
     world.uninstall("snowcred");
-    world.cluster.kubectl(&["get", "crd", CRD]).await.expect_success();
+    world
+        .cluster
+        .kubectl(&["get", "crd", CRD])
+        .await
+        .expect_success();
 
     succeeds(&mut world.install("snowcred", &["--take-ownership"]));
     let folder = tempfile::tempdir().unwrap();

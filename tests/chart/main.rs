@@ -23,7 +23,10 @@ fn succeeds(command: &mut Command) -> String {
         stdout,
         stderr,
     } = command.output().unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&stdout),
+        String::from_utf8_lossy(&stderr),
+    );
     assert!(status.success(), "{command:?}: {stdout}{stderr}");
     stdout.into_owned()
 }

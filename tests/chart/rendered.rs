@@ -19,7 +19,11 @@ fn helm_finds_nothing_wrong() {
 #[test]
 fn the_charts_own_tests_pass() {
     let program = locate_helm().unwrap().helm_unittest;
-    succeeds(Command::new(program).args(["--strict"]).arg(chart::folder()));
+    succeeds(
+        Command::new(program)
+            .args(["--strict"])
+            .arg(chart::folder()),
+    );
 }
 
 /// Everything that can be there is.
@@ -62,11 +66,17 @@ async fn a_real_api_server_accepts_all_of_it_to_the_last_field() {
     let cluster = support::cluster().await;
     let kinds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chart/monitoring-crds.yaml");
     let kinds = kinds.to_str().unwrap();
-    cluster.kubectl(&["apply", "-f", kinds]).await.expect_success();
+    cluster
+        .kubectl(&["apply", "-f", kinds])
+        .await
+        .expect_success();
     let wait = ["wait", "--for=condition=Established", "-f", kinds];
     cluster.kubectl(&wait).await.expect_success();
     for namespace in ["team-a", "team-b", "snowcred"] {
-        cluster.kubectl(&["create", "namespace", namespace]).await.expect_success();
+        cluster
+            .kubectl(&["create", "namespace", namespace])
+            .await
+            .expect_success();
     }
     let helm = Helm::new().unwrap();
     for values in [json!({}), all()] {
@@ -80,7 +90,10 @@ async fn a_real_api_server_accepts_all_of_it_to_the_last_field() {
             "-f",
             "-",
         ];
-        cluster.kubectl_stdin(&try_out, &rendered).await.expect_success();
+        cluster
+            .kubectl_stdin(&try_out, &rendered)
+            .await
+            .expect_success();
     }
 }
 
@@ -89,24 +102,38 @@ async fn its_pods_are_allowed_where_only_restricted_ones_are() {
     let cluster = support::cluster().await;
     let namespace = cluster.fresh_namespace("restricted").await;
     let label = "pod-security.kubernetes.io/enforce=restricted";
-    cluster.kubectl(&["label", "namespace", &namespace, label]).await.expect_success();
+    cluster
+        .kubectl(&["label", "namespace", &namespace, label])
+        .await
+        .expect_success();
     let helm = Helm::new().unwrap();
     let rendered = helm.template("snowcred", &namespace, &all()).unwrap();
     let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered).unwrap();
-    let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let deployment = objects
+        .iter()
+        .find(|object| object["kind"] == "Deployment")
+        .unwrap();
     let template = &deployment["spec"]["template"];
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"]});
     pod["metadata"]["name"] = json!("operator");
     pod["spec"]["serviceAccountName"] = json!("default");
     let try_out = ["create", "--dry-run=server", "-n", &namespace, "-f", "-"];
-    cluster.kubectl_stdin(&try_out, &pod.to_string()).await.expect_success();
+    cluster
+        .kubectl_stdin(&try_out, &pod.to_string())
+        .await
+        .expect_success();
 }
 
 #[test]
 fn a_value_that_nobody_knows_is_refused_by_its_name() {
     let helm = Helm::new().unwrap();
     let mut install = helm.command(["template", "snowcred"]);
-    install.arg(chart::folder()).args(["--set", "allowedhosts={dev12345.service-now.com}"]);
+    install
+        .arg(chart::folder())
+        .args(["--set", "allowedhosts={dev12345.service-now.com}"]);
     let said = fails(&mut install);
-    assert!(said.contains("additional properties 'allowedhosts' not allowed"), "{said}");
+    assert!(
+        said.contains("additional properties 'allowedhosts' not allowed"),
+        "{said}"
+    );
 }

@@ -33,7 +33,9 @@ fn granted() -> BTreeSet<Right> {
 fn used(cluster: &ControlPlane, namespace: &str) -> BTreeSet<Right> {
     let who = format!("system:serviceaccount:{namespace}:operator");
     let log = fs::read_to_string(cluster.audit_log().unwrap()).unwrap();
-    let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let events = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
     let allowed = events.filter(|event| {
         event["user"]["username"] == who
             && event["annotations"]["authorization.k8s.io/decision"] == "allow"
@@ -59,13 +61,22 @@ async fn everything(scene: &Scene) {
     let host = scene.instance.origin().replace("https://", "");
     let namespace = format!("--lease-namespace={}", scene.namespace);
     let allowed = format!("--allowed-hosts={host}");
-    let more = ["--leader-elect", &*namespace, &allowed, "--min-renew-interval=1ms"];
+    let more = [
+        "--leader-elect",
+        &*namespace,
+        &allowed,
+        "--min-renew-interval=1ms",
+    ];
     let options = scene.options(&more);
     let _leader = Operator::start(&options).await;
     let _standby = Operator::start(&options).await;
 
-    let workloads: Vec<_> = ["Deployment", "StatefulSet", "DaemonSet"].map(String::from).into();
-    let entries = workloads.iter().map(|kind| json!({"kind": kind, "name": "sync"}));
+    let workloads: Vec<_> = ["Deployment", "StatefulSet", "DaemonSet"]
+        .map(String::from)
+        .into();
+    let entries = workloads
+        .iter()
+        .map(|kind| json!({"kind": kind, "name": "sync"}));
     let mut spec = scene.spec();
     spec["tls"] = json!({"caBundleRef": {"kind": "ConfigMap", "name": "corp-ca", "key": "ca.crt"}});
     spec["restart"] = entries.collect();
@@ -87,7 +98,9 @@ async fn everything(scene: &Scene) {
     }
 
     // Another name: the Secret of the old one is deleted.
-    scene.change("itsm", json!({"spec": {"target": {"name": "renamed"}}})).await;
+    scene
+        .change("itsm", json!({"spec": {"target": {"name": "renamed"}}}))
+        .await;
     eventually("the old Secret is gone", async || {
         scene.secret("itsm").await.is_none().then_some(())
     })
@@ -115,8 +128,9 @@ async fn everything(scene: &Scene) {
 
 async fn apply(scene: &Scene, object: &Value) {
     let apply = ["apply", "-n", &scene.namespace, "-f", "-"];
-    let done = scene.cluster.kubectl_stdin(&apply, &object.to_string());
-    done.await.expect_success();
+    let object = object.to_string();
+    let done = scene.cluster.kubectl_stdin(&apply, &object).await;
+    done.expect_success();
 }
 
 fn workload(kind: &str) -> Value {

@@ -20,7 +20,11 @@ const ACCOUNT: &str = "operator";
 fn rendered(namespaced: bool) -> &'static str {
     static SHAPES: [OnceLock<String>; 2] = [OnceLock::new(), OnceLock::new()];
     SHAPES[usize::from(namespaced)].get_or_init(|| {
-        let watched = if namespaced { json!([WATCHED]) } else { json!([]) };
+        let watched = if namespaced {
+            json!([WATCHED])
+        } else {
+            json!([])
+        };
         let values = json!({
             "watchNamespaces": watched,
             "restart": {"enabled": true},
@@ -63,9 +67,9 @@ pub fn rules() -> Vec<PolicyRule> {
     };
     let objects = objects(rendered(false));
     let bound: Vec<_> = objects.iter().filter_map(bound).collect();
-    let roles = objects.iter().filter(|role| {
-        role["rules"].is_array() && bound.contains(&role["metadata"]["name"])
-    });
+    let roles = objects
+        .iter()
+        .filter(|role| role["rules"].is_array() && bound.contains(&role["metadata"]["name"]));
     roles
         .flat_map(|role| serde_json::from_value::<Vec<PolicyRule>>(role["rules"].clone()).unwrap())
         .collect()
