@@ -114,7 +114,7 @@ async fn everything(scene: &Scene) {
     scene.put_secret("app", open).await;
     spec["restart"] = json!([]);
     spec["target"] = json!({
-        "name": "app", "creationPolicy": "Merge", "data": {"crm-token": "{{ token }}"},
+        "name": "app", "creationPolicy": "Merge", "data": {"token": "{{ token }}"},
     });
     scene.create("merged", spec).await;
     scene.await_synced("merged").await;

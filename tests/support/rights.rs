@@ -28,6 +28,7 @@ fn rendered(namespaced: bool) -> &'static str {
         let values = json!({
             "watchNamespaces": watched,
             "restart": {"enabled": true},
+            "rbac": {"userRoles": false},
             "serviceAccount": {"name": ACCOUNT},
             "crds": {"enabled": false},
         });
