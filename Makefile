@@ -7,8 +7,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
 # Every file and folder of tests/ is a test of the operator; testkit and simulation have their own. They are
 # named one by one, and not by package, so that all are built with the same features, once.
-OPERATOR_TESTS := $(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
-                         $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)))
+# They need more than Rust, Go and a C compiler, and have tasks of their own.
+CHART_TESTS := chart monitoring
+OPERATOR_TESTS := $(filter-out $(CHART_TESTS) e2e,$(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
+                         $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))))
 TESTKIT_TESTS := $(sort $(patsubst testkit/tests/%.rs,%,$(wildcard testkit/tests/*.rs)) \
                         $(patsubst testkit/tests/%/main.rs,%,$(wildcard testkit/tests/*/main.rs)))
 SIMULATOR_TESTS := simulator
@@ -21,7 +23,7 @@ MINUTES ?= 30
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim soak campaign tools generate transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
+.PHONY: help demo test sim chart soak campaign tools generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,7 +36,7 @@ demo: tools ## Show the operator at work: a real Kubernetes API, a simulated Ser
 test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: format, lints, unit tests, simulator, real control plane
 	@echo "make test does, in this order:"
 	@echo "  1. the format          3. unit and documentation tests,  5. the Kubernetes programs, if they are not"
-	@echo "  2. the lints              seeds of the simulation           there yet (about 10 minutes, once)"
+	@echo "  2. the lints              seeds of the simulation           there yet (about 14 minutes, once)"
 	@echo "                         4. tests against the simulator"
 	@echo "  6. tests against the real control plane: $(CLUSTER_TESTS)"
 	@echo "A first run compiles all dependencies as well."
@@ -50,13 +52,19 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(SIMULATOR_TESTS))
 	@echo "== 5/6 the Kubernetes programs"
 	@# Built along with the tests of its package.
-	$(TARGET)/control-plane --build-only
+	$(TARGET)/control-plane --build-only --with helm
 	@echo "== 6/6 tests against the real control plane"
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CLUSTER_TESTS))
 	@echo "== everything passed"
 
 sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: make sim SEEDS=100 DAYS=3.65
 	$(CARGO) run $(LOCKED) --release -p simulation -- --seeds $(SEEDS) --days $(DAYS)
+
+chart: need-cargo need-cc need-go need-prometheus ## Check the Helm chart, its rights, alerts and dashboard, on the real control plane
+	@echo "== 1/2 the chart, alerts and dashboard"
+	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CHART_TESTS))
+	@echo "== 2/2 the operator with rights in single namespaces"
+	SNOWCRED_RBAC=namespaces $(CARGO) test $(LOCKED) --workspace --test operator --test commands --test examples
 
 soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through random faults: make soak MINUTES=30
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --release --workspace --test soak -- --nocapture --test-threads=1
@@ -71,6 +79,9 @@ generate: need-cargo need-cc ## Write crds/ and the copy in the chart from the t
 	$(CARGO) run $(LOCKED) --quiet -- crd > crds/servicenowcredentials.yaml.new
 	mv crds/servicenowcredentials.yaml.new crds/servicenowcredentials.yaml
 	cp crds/servicenowcredentials.yaml charts/servicenow-credential-operator/files/crd.yaml
+
+manifests: need-cargo need-cc need-go ## Write dist/install.yaml and the table of the chart's README from the chart
+	SNOWCRED_WRITE_MANIFESTS=1 $(CARGO) test $(LOCKED) --workspace --test chart -- generated::
 
 transcripts: need-cargo need-cc need-go ## Write the README's transcripts from what the commands print
 	SNOWCRED_WRITE_TRANSCRIPTS=1 $(CARGO) test $(LOCKED) --workspace --test transcripts
@@ -98,6 +109,9 @@ need-cc:
 
 need-go:
 	@command -v go >/dev/null || { echo "error: go is missing. The Kubernetes programs for tests and demo are built with Go $$(sed -n 's/^go //p' tools/go.mod) or newer: https://go.dev/doc/install" >&2; exit 1; }
+
+need-prometheus:
+	@command -v prometheus promtool >/dev/null || { echo "error: prometheus or promtool is missing. Install them: on Debian and Ubuntu the package prometheus has both." >&2; exit 1; }
 
 need-fmt: need-cargo
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "error: rustfmt is missing. Install it: rustup component add rustfmt" >&2; exit 1; }
