@@ -7,8 +7,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
 # Every file and folder of tests/ is a test of the operator; testkit and simulation have their own. They are
 # named one by one, and not by package, so that all are built with the same features, once.
-OPERATOR_TESTS := $(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
-                         $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)))
+# Those that need more than Rust and Go have a task of their own.
+CHART_TESTS := monitoring
+OPERATOR_TESTS := $(filter-out $(CHART_TESTS),$(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
+                         $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))))
 TESTKIT_TESTS := $(sort $(patsubst testkit/tests/%.rs,%,$(wildcard testkit/tests/*.rs)) \
                         $(patsubst testkit/tests/%/main.rs,%,$(wildcard testkit/tests/*/main.rs)))
 SIMULATOR_TESTS := simulator
@@ -21,7 +23,7 @@ MINUTES ?= 30
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim soak campaign tools generate transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
+.PHONY: help demo test chart sim soak campaign tools generate transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-prometheus
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +56,11 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 	@echo "== 6/6 tests against the real control plane"
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CLUSTER_TESTS))
 	@echo "== everything passed"
+
+chart: need-cargo need-cc need-go need-prometheus ## Check alerts, dashboard and runbooks: the rules alone, and with a real Prometheus
+	promtool check rules charts/servicenow-credential-operator/files/alerts.yaml
+	promtool test rules tests/monitoring/alerts_test.yaml
+	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CHART_TESTS))
 
 sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: make sim SEEDS=100 DAYS=3.65
 	$(CARGO) run $(LOCKED) --release -p simulation -- --seeds $(SEEDS) --days $(DAYS)
@@ -103,3 +110,6 @@ need-fmt: need-cargo
 
 need-clippy: need-cargo
 	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "error: clippy is missing. Install it: rustup component add clippy" >&2; exit 1; }
+
+need-prometheus:
+	@for program in prometheus promtool; do command -v $$program >/dev/null || { echo "error: $$program is missing. Install Prometheus: on Debian and Ubuntu the package prometheus, which has promtool, too." >&2; exit 1; }; done
