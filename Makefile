@@ -23,7 +23,7 @@ MINUTES ?= 30
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim chart soak campaign tools generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy
+.PHONY: help demo test sim chart soak campaign tools generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-prometheus
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,8 @@ sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: mak
 
 chart: need-cargo need-cc need-go need-prometheus ## Check the Helm chart, its rights, alerts and dashboard, on the real control plane
 	@echo "== 1/2 the chart, alerts and dashboard"
+	promtool check rules charts/servicenow-credential-operator/files/alerts.yaml
+	promtool test rules tests/monitoring/alerts_test.yaml
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CHART_TESTS))
 	@echo "== 2/2 the operator with rights in single namespaces"
 	SNOWCRED_RBAC=namespaces $(CARGO) test $(LOCKED) --workspace --test operator --test commands --test examples
@@ -110,11 +112,11 @@ need-cc:
 need-go:
 	@command -v go >/dev/null || { echo "error: go is missing. The Kubernetes programs for tests and demo are built with Go $$(sed -n 's/^go //p' tools/go.mod) or newer: https://go.dev/doc/install" >&2; exit 1; }
 
-need-prometheus:
-	@command -v prometheus promtool >/dev/null || { echo "error: prometheus or promtool is missing. Install them: on Debian and Ubuntu the package prometheus has both." >&2; exit 1; }
-
 need-fmt: need-cargo
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "error: rustfmt is missing. Install it: rustup component add rustfmt" >&2; exit 1; }
 
 need-clippy: need-cargo
 	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "error: clippy is missing. Install it: rustup component add clippy" >&2; exit 1; }
+
+need-prometheus:
+	@for program in prometheus promtool; do command -v $$program >/dev/null || { echo "error: $$program is missing. Install Prometheus: on Debian and Ubuntu the package prometheus, which has promtool, too." >&2; exit 1; }; done
