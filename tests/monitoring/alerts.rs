@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::{Value, json};
 use testkit::{
     prometheus::{JOB, NAMESPACE},
-    servicenow::Fault,
+    servicenow::{Fault, TokenMode},
 };
 
 use crate::{
@@ -95,6 +95,32 @@ async fn a_token_that_is_not_renewed_is_told_before_it_expires_and_after() {
     scene.instance.set_fault(None);
     for alert in ["SnowcredTokenExpired", "SnowcredNotSynced"] {
         world.until_it_fires(alert, &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_renewed_in_time_or_kept_until_it_expires_is_never_overdue() {
+    let renewed = World::new(Duration::from_secs(20), &rules()).await;
+    let kept = World::new(Duration::from_secs(20), &rules()).await;
+    kept.scene.instance.set_mode(TokenMode::ReuseRemaining);
+    for world in [&renewed, &kept] {
+        world.scene.create("itsm", world.scene.spec()).await;
+    }
+    eventually("the renewal is at the expiry", async || {
+        let at_expiry =
+            "snowcred_token_renewal_timestamp_seconds == snowcred_token_expiry_timestamp_seconds";
+        let answer = kept.api.query(at_expiry).await;
+        (!answer.is_empty()).then_some(())
+    })
+    .await;
+    for world in [&renewed, &kept] {
+        eventually("three tokens were issued", async || {
+            (world.scene.instance.issued_tokens() >= 3).then_some(())
+        })
+        .await;
+        // Every moment since the beginning, pending or firing.
+        let ever = "count_over_time(ALERTS{alertname=\"SnowcredRenewalOverdue\"}[10m])";
+        assert_eq!(world.api.query(ever).await, []);
     }
 }
 
