@@ -7,10 +7,11 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
 # Every file and folder of tests/ is a test of the operator; testkit and simulation have their own. They are
 # named one by one, and not by package, so that all are built with the same features, once.
-# They need more than Rust, Go and a C compiler, and have tasks of their own.
-CHART_TESTS := chart monitoring
-OPERATOR_TESTS := $(filter-out $(CHART_TESTS) e2e,$(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
+# Those that need more than Rust, Go and a C compiler have tasks of their own.
+OPERATOR_TESTS := $(filter-out monitoring e2e,$(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
                          $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))))
+# Those whose operator acts in single namespaces, and has the chart's rights.
+SCENE_TESTS := operator commands examples faults interruptions transcripts
 TESTKIT_TESTS := $(sort $(patsubst testkit/tests/%.rs,%,$(wildcard testkit/tests/*.rs)) \
                         $(patsubst testkit/tests/%/main.rs,%,$(wildcard testkit/tests/*/main.rs)))
 SIMULATOR_TESTS := simulator
@@ -64,9 +65,9 @@ chart: need-cargo need-cc need-go need-prometheus ## Check the Helm chart, its r
 	@echo "== 1/2 the chart, alerts and dashboard"
 	promtool check rules charts/servicenow-credential-operator/files/alerts.yaml
 	promtool test rules tests/monitoring/alerts_test.yaml
-	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CHART_TESTS))
+	$(CARGO) test $(LOCKED) --workspace --test chart --test monitoring
 	@echo "== 2/2 the operator with rights in single namespaces"
-	SNOWCRED_RBAC=namespaces $(CARGO) test $(LOCKED) --workspace --test operator --test commands --test examples
+	SNOWCRED_RBAC=namespaces $(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(SCENE_TESTS))
 
 soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through random faults: make soak MINUTES=30
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --release --workspace --test soak -- --nocapture --test-threads=1

@@ -18,7 +18,7 @@ mod runbooks;
 
 use std::time::Duration;
 
-use support::{Scene, eventually};
+use support::{Scene, eventually, rights::LEASE};
 use testkit::{operator::Operator, prometheus::Prometheus};
 
 use queries::Api;
@@ -38,7 +38,8 @@ impl World {
     async fn new(lifetime: Duration, rules: &str) -> Self {
         let scene = Scene::new(lifetime).await;
         let namespace = format!("--lease-namespace={}", scene.namespace);
-        let options = scene.options(&["--leader-elect", &namespace]);
+        let lease = format!("--lease-name={LEASE}");
+        let options = scene.options(&["--leader-elect", &namespace, &lease]);
         let leader = Operator::start(&options).await;
         eventually("it leads", async || {
             leader.metrics().contains("snowcred_leader 1").then_some(())
