@@ -67,9 +67,10 @@ campaign: need-cargo need-cc need-go ## Interrupt the operator at every point, a
 tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and kubectl, once
 	@$(TARGET)/control-plane --build-only >/dev/null
 
-generate: need-cargo need-cc ## Write crds/ from the types in src/api
+generate: need-cargo need-cc ## Write crds/ and the copy in the chart from the types in src/api
 	$(CARGO) run $(LOCKED) --quiet -- crd > crds/servicenowcredentials.yaml.new
 	mv crds/servicenowcredentials.yaml.new crds/servicenowcredentials.yaml
+	cp crds/servicenowcredentials.yaml charts/servicenow-credential-operator/files/crd.yaml
 
 transcripts: need-cargo need-cc need-go ## Write the README's transcripts from what the commands print
 	SNOWCRED_WRITE_TRANSCRIPTS=1 $(CARGO) test $(LOCKED) --workspace --test transcripts

@@ -5,11 +5,10 @@ mod support;
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
 use testkit::servicenow::{Client, Simulator};
 
-use crate::support::{Scene, data, rules};
+use crate::support::{Scene, data};
 
 /// The documents of all examples.
 fn examples() -> Vec<Value> {
@@ -143,19 +142,4 @@ fn the_deployment_mounts_a_whole_secret_that_an_example_writes() {
             }
         }
     }
-}
-
-#[test]
-fn the_documented_role_is_the_one_that_the_tests_run_with() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rbac.yaml");
-    let documented: Vec<PolicyRule> = ["ClusterRole", "Role"]
-        .into_iter()
-        .flat_map(|kind| {
-            let mut documents = documents(&file).into_iter();
-            let role = documents.find(|document| document["kind"] == kind);
-            let rules = role.expect(kind)["rules"].clone();
-            serde_json::from_value::<Vec<PolicyRule>>(rules).expect("rules of RBAC")
-        })
-        .collect();
-    assert_eq!(documented, rules());
 }

@@ -7,7 +7,7 @@ use testkit::servicenow::TokenMode;
 
 use crate::{
     HALF_AN_HOUR, PROGRAM, command, run,
-    support::{Scene, rules, tunnel::proxy},
+    support::{Scene, rights::rules, tunnel::proxy},
     synced,
 };
 

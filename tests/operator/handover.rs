@@ -17,7 +17,7 @@ use testkit::{
 
 use crate::{
     leadership::{LEASE, lease, leases, led, replica, until_it_leads, was_waited_out, writes},
-    support::{Scene, eventually, install_crd, rules},
+    support::{Scene, eventually, install_crd, rights::rules},
 };
 
 /// Whether a replica leads, or has ended.

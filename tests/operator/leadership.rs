@@ -11,7 +11,7 @@ use testkit::{
     operator::{Operator, Options},
 };
 
-use crate::support::{Scene, eventually, install_crd, rules};
+use crate::support::{Scene, eventually, install_crd, rights::rules};
 
 pub(crate) const LEASE: &str = "the-lease";
 /// For how long a Lease that is not renewed is its holder's.

@@ -8,7 +8,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Scene, data, eventually, rules, until_it_has_looked, version};
+use crate::support::{Scene, data, eventually, rights::rules, until_it_has_looked, version};
 
 const LONG: Duration = Duration::from_secs(1800);
 

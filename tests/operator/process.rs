@@ -11,7 +11,7 @@ use testkit::{
 };
 use tokio::process::Command;
 
-use crate::support::{Scene, eventually, install_crd, rules};
+use crate::support::{Scene, eventually, install_crd, rights::rules};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_servicenow-credential-operator");
 

@@ -13,7 +13,7 @@ use testkit::{
     servicenow::{self, Simulator, TokenMode},
 };
 
-use crate::support::{own_cluster, put_secret, rules};
+use crate::support::{own_cluster, put_secret, rights::rules};
 
 /// How long each token lives.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(10);

@@ -1,5 +1,5 @@
 //! What the tests against the real API share: a namespace, an instance and an operator that runs
-//! as a plain ServiceAccount with the rules it needs and no more.
+//! as a plain ServiceAccount with what its Helm chart grants and no more.
 
 #![allow(
     dead_code,
@@ -13,6 +13,7 @@
 )]
 
 pub mod end;
+pub mod rights;
 pub mod tunnel;
 
 use std::{
@@ -23,7 +24,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{core::v1::Secret, events::v1::Event, rbac::v1::PolicyRule},
+    api::{core::v1::Secret, events::v1::Event},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -43,45 +44,6 @@ use tokio::sync::OnceCell;
 pub const CLIENT_ID: &str = "marked-client-id-5f0e";
 /// See [`CLIENT_ID`].
 pub const CLIENT_SECRET: &str = "marked/client+secret&9b1c";
-
-/// What the operator may do: these rules and no others.
-pub fn rules() -> Vec<PolicyRule> {
-    let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
-        api_groups: Some(vec![group.to_owned()]),
-        resources: Some(resources.iter().map(ToString::to_string).collect()),
-        verbs: verbs.iter().map(ToString::to_string).collect(),
-        ..PolicyRule::default()
-    };
-    vec![
-        rule(
-            "snowcred.dev",
-            &["servicenowcredentials"],
-            &["get", "list", "watch", "patch"],
-        ),
-        rule(
-            "snowcred.dev",
-            &["servicenowcredentials/status"],
-            &["patch"],
-        ),
-        rule(
-            "",
-            &["secrets"],
-            &["get", "list", "watch", "create", "patch", "delete"],
-        ),
-        rule("", &["configmaps"], &["get", "list", "watch"]),
-        rule(
-            "apps",
-            &["deployments", "statefulsets", "daemonsets"],
-            &["patch"],
-        ),
-        rule("events.k8s.io", &["events"], &["create"]),
-        rule(
-            "coordination.k8s.io",
-            &["leases"],
-            &["get", "list", "watch", "create", "update"],
-        ),
-    ]
-}
 
 /// The shared control plane with the CRD installed.
 pub async fn cluster() -> &'static ControlPlane {
@@ -199,9 +161,7 @@ impl Scene {
     ) -> Self {
         let client = cluster.admin().await;
         let namespace = cluster.fresh_namespace("scene").await;
-        let kubeconfig = cluster
-            .service_account(&namespace, "operator", rules())
-            .await;
+        let kubeconfig = rights::operator(cluster, &namespace, &namespace).await;
         let scene = Self {
             cluster,
             client,
@@ -214,12 +174,13 @@ impl Scene {
 
     /// Another namespace and another instance, set up alike, for the same operator.
     pub async fn beside(&self, lifetime: Duration) -> Self {
+        let namespace = self.cluster.fresh_namespace("scene").await;
         let scene = Self {
             cluster: self.cluster,
             client: self.client.clone(),
-            namespace: self.cluster.fresh_namespace("scene").await,
+            kubeconfig: rights::operator(self.cluster, &self.namespace, &namespace).await,
+            namespace,
             instance: Simulator::start().await,
-            kubeconfig: self.kubeconfig.clone(),
         };
         scene.with_client(lifetime).await
     }

@@ -143,5 +143,5 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
-// helm-unittest needs this one, and says so by a replace of its own, which only counts in its own module.
+// As helm-unittest itself has it: the original reads YAML with another library.
 replace github.com/vmware-labs/yaml-jsonpath v0.3.2 => github.com/helm-unittest/yaml-jsonpath v0.4.0

@@ -9,10 +9,12 @@ use k8s_openapi::api::authorization::v1::{
 };
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef, Subject};
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
-use kube::{Api, Client, Resource};
+use kube::api::{
+    ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams,
+};
+use kube::{Api, Client};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::control_plane::{POLL, READY_WITHIN};
@@ -72,7 +74,30 @@ impl ControlPlane {
         name: &str,
         rules: Vec<PolicyRule>,
     ) -> PathBuf {
-        self.grant(namespace, name, rules)
+        // Roles of the whole cluster have no namespace to tell two ServiceAccounts apart by.
+        let role = format!("{namespace}:{name}");
+        let objects = [
+            object(namespace_of(namespace)),
+            object(account_of(namespace, name)),
+            object(role_of(&role, rules)),
+            object(binding_of(&role, namespace, name)),
+        ];
+        self.service_account_of(namespace, name, &objects).await
+    }
+
+    /// As [`ControlPlane::service_account`], with roles and bindings that somebody else has written,
+    /// such as a Helm chart: these objects are applied.
+    ///
+    /// # Panics
+    ///
+    /// If the API server refuses, or does not act on the rules.
+    pub async fn service_account_of(
+        &self,
+        namespace: &str,
+        name: &str,
+        objects: &[Value],
+    ) -> PathBuf {
+        self.grant(namespace, name, objects)
             .await
             .unwrap_or_else(|error| panic!("no ServiceAccount {namespace}/{name}: {error:?}"))
     }
@@ -81,23 +106,13 @@ impl ControlPlane {
         &self,
         namespace: &str,
         name: &str,
-        rules: Vec<PolicyRule>,
+        objects: &[Value],
     ) -> Result<PathBuf, Error> {
         let admin = client(self.kubeconfig()).await?;
-        let samples: Vec<ResourceAttributes> = rules.iter().filter_map(sample).collect();
-        apply(&Api::all(admin.clone()), &namespace_of(namespace)).await?;
-        let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), namespace);
-        apply(&accounts, &account_of(name)).await?;
-        // Roles of the whole cluster have no namespace to tell two ServiceAccounts apart by.
-        let role = format!("{namespace}:{name}");
-        apply(&Api::all(admin.clone()), &role_of(&role, rules)).await?;
-        apply(
-            &Api::all(admin.clone()),
-            &binding_of(&role, namespace, name),
-        )
-        .await?;
-
-        let token = accounts
+        for object in objects {
+            apply(&admin, object).await?;
+        }
+        let token = Api::<ServiceAccount>::namespaced(admin.clone(), namespace)
             .create_token_request(name, &PostParams::default(), &token_request())
             .await
             .map_err(Error::api("request a token"))?
@@ -110,9 +125,25 @@ impl ControlPlane {
             .join("service-accounts")
             .join(format!("{namespace}.{name}.kubeconfig"));
         save(&path, &self.plan.endpoint, name, &Credential::Token(&token))?;
-        await_allowed(&client(&path).await?, samples).await?;
+        await_allowed(&client(&path).await?, samples(objects)).await?;
         Ok(path)
     }
+}
+
+/// One request that each rule of these roles allows.
+fn samples(objects: &[Value]) -> Vec<ResourceAttributes> {
+    let of_role = |role: &Value| {
+        let rules = role["rules"].clone();
+        let rules: Vec<PolicyRule> = serde_json::from_value(rules).unwrap_or_default();
+        let namespace = role["metadata"]["namespace"].as_str().map(str::to_owned);
+        let samples = rules.iter().filter_map(sample);
+        let samples = samples.map(|sample| ResourceAttributes {
+            namespace: namespace.clone(),
+            ..sample
+        });
+        samples.collect::<Vec<_>>()
+    };
+    objects.iter().flat_map(of_role).collect()
 }
 
 /// RBAC acts on its own copy of roles and bindings, which follows a moment behind.
@@ -165,19 +196,27 @@ fn sample(rule: &PolicyRule) -> Option<ResourceAttributes> {
     })
 }
 
-async fn apply<K>(api: &Api<K>, object: &K) -> Result<(), Error>
-where
-    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
-{
-    let name = object.meta().name.clone().unwrap_or_default();
-    api.patch(
-        &name,
-        &PatchParams::apply(FIELD_MANAGER).force(),
-        &Patch::Apply(object),
-    )
-    .await
-    .map(|_| ())
-    .map_err(Error::api(format!("apply the {} {name}", K::kind(&()))))
+async fn apply(admin: &Client, object: &Value) -> Result<(), Error> {
+    let object: DynamicObject = serde_json::from_value(object.clone())
+        .unwrap_or_else(|error| panic!("{object} is no object: {error}"));
+    let types = object.types.as_ref();
+    let kind = types.and_then(|types| GroupVersionKind::try_from(types).ok());
+    let kind = kind.unwrap_or_else(|| panic!("{object:?} has no kind"));
+    let resource = ApiResource::from_gvk(&kind);
+    let api: Api<DynamicObject> = match &object.metadata.namespace {
+        Some(namespace) => Api::namespaced_with(admin.clone(), namespace, &resource),
+        None => Api::all_with(admin.clone(), &resource),
+    };
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(name, &params, &Patch::Apply(&object))
+        .await
+        .map(|_| ())
+        .map_err(Error::api(format!("apply the {} {name}", kind.kind)))
+}
+
+fn object(object: impl Serialize) -> Value {
+    serde_json::to_value(object).unwrap_or_else(|error| panic!("not an object: {error}"))
 }
 
 fn named(name: &str) -> ObjectMeta {
@@ -194,9 +233,12 @@ fn namespace_of(name: &str) -> Namespace {
     }
 }
 
-fn account_of(name: &str) -> ServiceAccount {
+fn account_of(namespace: &str, name: &str) -> ServiceAccount {
     ServiceAccount {
-        metadata: named(name),
+        metadata: ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            ..named(name)
+        },
         ..ServiceAccount::default()
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 
 /// Where the resources live.
 pub(super) const NAMESPACE: &str = "demo";
-/// The operator's namespace and ServiceAccount, as in `docs/rbac.yaml`.
+/// The operator's namespace and ServiceAccount, as in `dist/install.yaml`.
 const OPERATOR: (&str, &str) = ("snowcred-system", "servicenow-credential-operator");
 /// The scope that one of the examples asks for.
 const SCOPE: &str = "incident_read";
@@ -57,7 +57,8 @@ impl Stage {
             &["wait", "--for=condition=Established", "--timeout=60s", crd],
         )
         .await?;
-        run(screen, &["apply", "-f", "docs/rbac.yaml"]).await?;
+        let access = "app.kubernetes.io/component=access";
+        run(screen, &["apply", "-f", "dist/install.yaml", "-l", access]).await?;
 
         screen.heading("The operator");
         let operator = operator(settings, &control_plane, screen).await;
@@ -143,9 +144,9 @@ async fn operator(
     screen: &mut Screen,
 ) -> Operator {
     let (namespace, account) = OPERATOR;
-    // No rules beside those of docs/rbac.yaml, which is bound to the account already.
+    // Its rights are there already, by dist/install.yaml.
     let kubeconfig = control_plane
-        .service_account(namespace, account, Vec::new())
+        .service_account_of(namespace, account, &[])
         .await;
     let options = operator::Options {
         binary: settings.operator.clone(),

@@ -149,7 +149,7 @@ impl Namespaces {
     }
 }
 
-async fn await_opened(init: &mut Supervised, opened: &PathBuf, log: &Path) -> Result<(), Error> {
+async fn await_opened(init: &mut Supervised, opened: &Path, log: &Path) -> Result<(), Error> {
     let deadline = Instant::now() + READY_WITHIN;
     while !opened.exists() {
         if let Some(status) = init.ended() {

@@ -1,0 +1,139 @@
+//! Whatever the values, what the chart becomes is what Kubernetes accepts.
+
+use std::{path::Path, process::Command};
+
+use serde_json::{Value, json};
+use testkit::{
+    chart::{self, Helm},
+    cluster::binaries::locate_helm,
+};
+
+use crate::{fails, succeeds, support};
+
+#[test]
+fn helm_finds_nothing_wrong() {
+    let helm = Helm::new().unwrap();
+    succeeds(helm.command(["lint", "--strict"]).arg(chart::folder()));
+}
+
+#[test]
+fn the_charts_own_tests_pass() {
+    let program = locate_helm().unwrap().helm_unittest;
+    succeeds(
+        Command::new(program)
+            .args(["--strict"])
+            .arg(chart::folder()),
+    );
+}
+
+/// Everything that can be there is.
+fn all() -> Value {
+    json!({
+        "watchNamespaces": ["team-a", "team-b"],
+        "selector": "shard=a",
+        "restart": {"enabled": true},
+        "highAvailability": {"enabled": true, "replicas": 3},
+        "serviceAccount": {"annotations": {"note": "hello"}},
+        "commonLabels": {"team": "platform"},
+        "podLabels": {"sidecar": "false"},
+        "podAnnotations": {"note": "hello"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "extraArgs": ["--lease-name=mine"],
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "infra", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+            "weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"},
+        }]}},
+        "priorityClassName": "system-cluster-critical",
+        "service": {"annotations": {"note": "hello"}},
+        "networkPolicy": {
+            "enabled": true,
+            "metricsFrom": [{"namespaceSelector": {}}],
+            "extraEgress": [{"ports": [{"port": 3128, "protocol": "TCP"}]}],
+        },
+        "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
+        "prometheusRule": {
+            "enabled": true, "labels": {"release": "prometheus"},
+            "alertLabels": {"team": "platform"}, "runbookUrl": "https://wiki.example/runbooks",
+        },
+        "dashboard": {"enabled": true, "annotations": {"folder": "operators"}},
+    })
+}
+
+#[tokio::test]
+async fn a_real_api_server_accepts_all_of_it_to_the_last_field() {
+    let cluster = support::cluster().await;
+    let kinds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chart/monitoring-crds.yaml");
+    let kinds = kinds.to_str().unwrap();
+    cluster
+        .kubectl(&["apply", "-f", kinds])
+        .await
+        .expect_success();
+    let wait = ["wait", "--for=condition=Established", "-f", kinds];
+    cluster.kubectl(&wait).await.expect_success();
+    for namespace in ["team-a", "team-b", "snowcred"] {
+        cluster
+            .kubectl(&["create", "namespace", namespace])
+            .await
+            .expect_success();
+    }
+    let helm = Helm::new().unwrap();
+    for values in [json!({}), all()] {
+        let rendered = helm.template("snowcred", "snowcred", &values).unwrap();
+        let try_out = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
+        cluster
+            .kubectl_stdin(&try_out, &rendered)
+            .await
+            .expect_success();
+    }
+}
+
+#[tokio::test]
+async fn its_pods_are_allowed_where_only_restricted_ones_are() {
+    let cluster = support::cluster().await;
+    let namespace = cluster.fresh_namespace("restricted").await;
+    let label = "pod-security.kubernetes.io/enforce=restricted";
+    cluster
+        .kubectl(&["label", "namespace", &namespace, label])
+        .await
+        .expect_success();
+    let helm = Helm::new().unwrap();
+    let rendered = helm.template("snowcred", &namespace, &all()).unwrap();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered).unwrap();
+    let deployment = objects
+        .iter()
+        .find(|object| object["kind"] == "Deployment")
+        .unwrap();
+    let template = &deployment["spec"]["template"];
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"]});
+    pod["metadata"]["name"] = json!("operator");
+    pod["spec"]["serviceAccountName"] = json!("default");
+    let try_out = ["create", "--dry-run=server", "-n", &namespace, "-f", "-"];
+    cluster
+        .kubectl_stdin(&try_out, &pod.to_string())
+        .await
+        .expect_success();
+}
+
+#[test]
+fn a_value_that_nobody_knows_is_refused_by_its_name() {
+    let helm = Helm::new().unwrap();
+    let mut install = helm.command(["template", "snowcred"]);
+    install
+        .arg(chart::folder())
+        .args(["--set", "allowedhosts={dev12345.service-now.com}"]);
+    let said = fails(&mut install);
+    assert!(
+        said.contains("additional properties 'allowedhosts' not allowed"),
+        "{said}"
+    );
+}
