@@ -12,8 +12,8 @@ OPERATOR_TESTS := $(filter-out monitoring e2e,$(sort $(patsubst tests/%.rs,%,$(w
                          $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))))
 # Those whose operator acts in single namespaces, and has the chart's rights.
 SCENE_TESTS := operator commands examples faults interruptions transcripts
-TESTKIT_TESTS := $(sort $(patsubst testkit/tests/%.rs,%,$(wildcard testkit/tests/*.rs)) \
-                        $(patsubst testkit/tests/%/main.rs,%,$(wildcard testkit/tests/*/main.rs)))
+TESTKIT_TESTS := $(filter-out node,$(sort $(patsubst testkit/tests/%.rs,%,$(wildcard testkit/tests/*.rs)) \
+                                          $(patsubst testkit/tests/%/main.rs,%,$(wildcard testkit/tests/*/main.rs))))
 SIMULATOR_TESTS := simulator
 SIMULATION_TESTS := $(sort $(patsubst simulation/tests/%.rs,%,$(wildcard simulation/tests/*.rs)))
 # make sim runs so many seeds of so many days each, with a hundred resources.
@@ -23,11 +23,20 @@ DAYS ?= 3.65
 MINUTES ?= 30
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
+# make image makes this one, and make e2e-image that of the simulator and the workload.
+IMAGE ?= servicenow-credential-operator:$(VERSION)
+E2E_TESTKIT_IMAGE ?= snowcred-testkit:e2e
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# One checkout makes one set of labels and times.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+IMAGE_BUILD = $(if $(shell command -v docker),docker build,buildah bud)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim chart soak campaign tools generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-prometheus
+.PHONY: help demo test chart e2e sim soak campaign tools image e2e-image generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-prometheus need-node
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  make demo KEEP=1   stays up until Ctrl-C, with a kubeconfig to try things by hand"
 
@@ -58,6 +67,13 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CLUSTER_TESTS))
 	@echo "== everything passed"
 
+e2e: need-node $(if $(E2E_SKIP),,build need-go) ## Run the operator in pods, from its image and chart, through upgrade, kills and rescheduling (15 minutes)
+ifeq ($(E2E_SKIP),)
+	@$(TARGET)/control-plane --build-only --with $(if $(E2E_KUBECONFIG),helm,node$(comma)helm) >/dev/null
+	$(if $(E2E_KUBECONFIG),,$(CARGO) test $(LOCKED) --workspace --test node -- --ignored --test-threads=1)
+	$(CARGO) test $(LOCKED) --workspace --test e2e -- --ignored --nocapture --test-threads=1
+endif
+
 sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: make sim SEEDS=100 DAYS=3.65
 	$(CARGO) run $(LOCKED) --release -p simulation -- --seeds $(SEEDS) --days $(DAYS)
 
@@ -77,6 +93,16 @@ campaign: need-cargo need-cc need-go ## Interrupt the operator at every point, a
 
 tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and kubectl, once
 	@$(TARGET)/control-plane --build-only >/dev/null
+
+image: ## Build the operator's image with docker or buildah: make image IMAGE=name:tag
+	$(IMAGE_BUILD) --tag $(IMAGE) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+	  --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
+	  --build-arg CREATED=$$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) .
+
+e2e-image: build ## Build the image of simulator and workload, for make e2e on your own cluster
+	$(TARGET)/e2e-image $(TARGET)/e2e-image-context
+	$(IMAGE_BUILD) --tag $(E2E_TESTKIT_IMAGE) $(TARGET)/e2e-image-context
 
 generate: need-cargo need-cc ## Write crds/ and the copy in the chart from the types in src/api
 	$(CARGO) run $(LOCKED) --quiet -- crd > crds/servicenowcredentials.yaml.new
@@ -112,6 +138,29 @@ need-cc:
 
 need-go:
 	@command -v go >/dev/null || { echo "error: go is missing. The Kubernetes programs for tests and demo are built with Go $$(sed -n 's/^go //p' tools/go.mod) or newer: https://go.dev/doc/install" >&2; exit 1; }
+
+# A node needs root and what Debian's packages bring; a cluster of one's own needs neither.
+comma := ,
+need-node:
+ifeq ($(E2E_SKIP),untested)
+	@printf '%s\n' \
+	  '**********************************************************************' \
+	  '* make e2e is SKIPPED, because E2E_SKIP=untested asks for it.        *' \
+	  '* Nothing here has seen the operator run in a pod: not its image,    *' \
+	  '* not its chart, not a Secret that reaches a file.                   *' \
+	  '**********************************************************************' >&2
+else ifneq ($(E2E_SKIP),)
+	@echo "error: E2E_SKIP takes one word, untested, and not \"$(E2E_SKIP)\"" >&2; exit 1
+else ifeq ($(E2E_KUBECONFIG),)
+	@[ "$$(id -u)" = 0 ] || { echo "error: make e2e makes this machine a node, which needs root. Run it as root, or name a cluster of your own with E2E_KUBECONFIG (CONTRIBUTING.md), or skip it with E2E_SKIP=untested." >&2; exit 1; }
+	@missing=; PATH="$$PATH:/usr/sbin:/sbin"; \
+	for pair in buildah:buildah containerd:containerd ctr:containerd runc:runc nft:nftables ip:iproute2 unshare:util-linux nsenter:util-linux; do \
+	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
+	done; \
+	[ -e /usr/lib/cni/bridge ] || [ -e /opt/cni/bin/bridge ] || [ -e /usr/libexec/cni/bridge ] || missing="$$missing containernetworking-plugins"; \
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$$missing ca-certificates"; \
+	[ -z "$$missing" ] || { echo "error: make e2e makes this machine a node, and lacks packages of Debian for it: apt-get install$$missing" >&2; exit 1; }
+endif
 
 need-fmt: need-cargo
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "error: rustfmt is missing. Install it: rustup component add rustfmt" >&2; exit 1; }

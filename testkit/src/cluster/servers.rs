@@ -226,6 +226,8 @@ impl Plan {
             let file = |end| format!("{KUBELET_CLIENT_FILES}.{end}");
             arguments.push(self.in_state("kubelet-client-certificate", &file("crt")));
             arguments.push(self.in_state("kubelet-client-key", &file("key")));
+            // Nobody resolves the name of a node.
+            arguments.push("--kubelet-preferred-address-types=InternalIP".to_owned());
         } else {
             // A loopback address is refused as an endpoint of the Service `kubernetes`.
             arguments.push("--endpoint-reconciler-type=none".to_owned());

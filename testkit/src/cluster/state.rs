@@ -20,15 +20,17 @@ use super::process::Reaper;
 pub(super) enum Kind {
     ControlPlane,
     Node,
+    Images,
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::ControlPlane, Self::Node];
+    const ALL: [Self; 3] = [Self::ControlPlane, Self::Node, Self::Images];
 
     fn prefix(self) -> &'static str {
         match self {
             Self::ControlPlane => "snowcred-control-plane-",
             Self::Node => "snowcred-node-",
+            Self::Images => "snowcred-images-",
         }
     }
 }
@@ -36,6 +38,7 @@ impl Kind {
 const OWNER: &str = "owner";
 
 /// The folder, which goes when this is dropped; see `process` for the ends that drop nothing.
+#[derive(Debug)]
 pub(super) struct StateFolder {
     folder: TempDir,
     _owner: File,

@@ -8,7 +8,6 @@ use super::{NAME, NodeOptions, SANDBOX_IMAGE};
 use crate::cluster::ControlPlane;
 use crate::cluster::certificates::write;
 use crate::cluster::error::Error;
-use crate::cluster::state::control_group;
 
 /// The addresses of pods. They are seen in the node's network only.
 const PODS: &str = "10.97.0.0/24";
@@ -148,10 +147,8 @@ authentication:
 authorization: {{mode: Webhook}}
 containerRuntimeEndpoint: "unix://{socket}"
 syncFrequency: {sync}s
-# Groups of this name alone, which can be removed without a look at those of others.
 cgroupDriver: cgroupfs
 cgroupsPerQOS: false
-cgroupRoot: "/{group}"
 enforceNodeAllocatable: []
 failCgroupV1: false
 failSwapOn: false
@@ -166,7 +163,6 @@ evictionHard: {{nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.availab
             authority = authority.display(),
             socket = self.containerd_socket().display(),
             sync = options.sync.as_secs().max(1),
-            group = control_group(&self.state),
             state = self.state.display(),
         )
     }

@@ -13,13 +13,13 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::search_path;
 use crate::cluster::binaries::cache_root;
 use crate::cluster::build::{attended, progress};
 use crate::cluster::error::{Error, tail};
 use crate::cluster::process::{Reaper, gated};
+use crate::cluster::state::{Kind, StateFolder};
 
 /// The image of the process that holds a pod's namespaces open.
 pub(super) const SANDBOX_IMAGE: &str = "localhost/snowcred-sandbox:node";
@@ -88,7 +88,7 @@ pub struct Images {
 #[derive(Debug)]
 struct Scratch {
     reaper: Mutex<Reaper>,
-    folder: TempDir,
+    folder: StateFolder,
 }
 
 impl Images {
@@ -112,10 +112,7 @@ impl Images {
             "create the folder {}",
             storage.display()
         )))?;
-        let folder = tempfile::Builder::new()
-            .prefix("snowcred-images-")
-            .tempdir()
-            .map_err(Error::io("create a temporary folder"))?;
+        let folder = StateFolder::create(Kind::Images)?;
         let reaper = Mutex::new(Reaper::start(folder.path())?);
         Ok(Self {
             storage,

@@ -13,11 +13,13 @@ use super::search_path;
 use crate::cluster::control_plane::{POLL, READY_WITHIN};
 use crate::cluster::error::{Error, last_lines};
 use crate::cluster::process::{Reaper, Supervised, gated};
+use crate::cluster::state::control_group;
 
 /// The first process in there. What the node's programs would write outside of the state folder goes
 /// to a layer above it that ends with the namespace, and so do the kernel's settings, which the
-/// kubelet makes for a whole machine: it writes files that stand before them. It stays to collect
-/// whatever loses its parent.
+/// kubelet makes for a whole machine: it writes files that stand before them. Control groups are no
+/// files of a namespace: the node takes groups of its own for the roots, in the one hierarchy of today
+/// or the several of before, by which they are found and removed. It stays to collect whatever loses its parent.
 const INIT: &str = r#"
 set -eu
 state=$1
@@ -29,6 +31,29 @@ over /var/lib lib
 over /var/log log
 mount -t tmpfs tmpfs /run
 mkdir /run/lock
+groups=/sys/fs/cgroup
+own=$state/groups
+mkdir "$own"
+if [ -e $groups/cgroup.procs ]; then
+  mkdir "$groups/$2"
+  mount --bind "$groups/$2" "$own"
+else
+  mount -t tmpfs tmpfs "$own"
+  for root in $groups/*; do
+    name=${root##*/}
+    if [ -L "$root" ]; then
+      cp -P "$root" "$own/"
+    elif [ -e "$root/cgroup.procs" ]; then
+      mkdir "$root/$2" "$own/$name"
+      for set in cpuset.cpus cpuset.mems; do
+        [ ! -e "$root/$set" ] || cat "$root/$set" >"$root/$2/$set"
+      done
+      mount --bind "$root/$2" "$own/$name"
+    fi
+  done
+fi
+umount --recursive $groups
+mount --move "$own" $groups
 for name in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
     kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
   [ -e "/proc/sys/$name" ] || continue
@@ -85,6 +110,7 @@ impl Namespaces {
             .args(["--fork", "--kill-child", "--"])
             .args(["sh", "-c", INIT, "init"])
             .arg(files.state())
+            .arg(control_group(files.state()))
             .env("PATH", search_path());
         let mut init = Supervised::spawn(command, &log, reaper)?;
         await_opened(&mut init, &files.opened(), &log).await?;

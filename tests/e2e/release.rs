@@ -1,0 +1,205 @@
+//! The operator, installed by Helm from the chart.
+
+use serde_json::{Value, json};
+
+use testkit::chart;
+
+use crate::{
+    instance,
+    place::{NAMESPACE, PATIENCE, Place, until},
+};
+
+const NAME: &str = "snowcred";
+/// The operator's own namespace.
+pub(crate) const SYSTEM: &str = "snowcred-system";
+/// Its pods.
+pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=servicenow-credential-operator,\
+                        app.kubernetes.io/instance=snowcred";
+const CRD: &str =
+    "customresourcedefinition.apiextensions.k8s.io/servicenowcredentials.snowcred.dev";
+
+/// An installed release.
+pub(crate) struct Release<'a> {
+    place: &'a Place,
+    host: String,
+}
+
+impl<'a> Release<'a> {
+    /// Installs it, and waits until it is ready.
+    pub(crate) async fn install(place: &'a Place, host: &str) -> Self {
+        let release = Self {
+            place,
+            host: host.to_owned(),
+        };
+        let values = release.values("info");
+        release
+            .helm(&["install", "--create-namespace"], &values)
+            .await;
+        release
+    }
+
+    /// The values of a careful user.
+    fn values(&self, log_level: &str) -> Value {
+        let (repository, tag) = self
+            .place
+            .operator_image()
+            .rsplit_once(':')
+            .expect("an image has a tag");
+        json!({
+            "image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"},
+            "allowedHosts": [self.host],
+            "watchNamespaces": [NAMESPACE],
+            "log": {"level": log_level},
+            "resources": {
+                "requests": {"cpu": "10m", "memory": "32Mi"},
+                "limits": {"memory": "128Mi"},
+            },
+        })
+    }
+
+    async fn helm(&self, verb: &[&str], values: &Value) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), values.to_string()).unwrap();
+        let chart = chart::folder();
+        let (chart, file) = (
+            chart.display().to_string(),
+            file.path().display().to_string(),
+        );
+        let rest = [NAME, &chart, "--namespace", SYSTEM, "--values", &file];
+        let waits = ["--wait", "--timeout=2m"];
+        let arguments = [verb, &rest, &waits].concat();
+        self.place.helm(&arguments).await.expect_success();
+    }
+
+    /// Another configuration, and so another pod.
+    pub(crate) async fn upgrade(&self) {
+        let before = self.pods().await;
+        self.helm(&["upgrade"], &self.values("debug")).await;
+        self.await_other_than(&before).await;
+    }
+
+    /// Deletes the pod, as whoever is out of ideas would.
+    pub(crate) async fn delete_pod(&self) {
+        let before = self.pods().await;
+        let delete = [
+            "delete",
+            "pods",
+            "--selector",
+            SELECTOR,
+            "--namespace",
+            SYSTEM,
+        ];
+        self.place.kubectl(&delete).await.expect_success();
+        self.await_other_than(&before).await;
+    }
+
+    /// Empties the nodes of the operator's pods, and takes them in again.
+    pub(crate) async fn reschedule(&self) {
+        let before = self.pods().await;
+        let nodes = self
+            .ask("--output=jsonpath={.items[*].spec.nodeName}")
+            .await;
+        let nodes: Vec<&str> = nodes.split_whitespace().collect();
+        let options = [
+            "--pod-selector",
+            SELECTOR,
+            "--timeout=60s",
+            "--ignore-daemonsets",
+        ];
+        let drain = [&["drain"], &nodes[..], &options].concat();
+        let drained = self.place.kubectl(&drain).await;
+        let uncordon = [&["uncordon"], &nodes[..]].concat();
+        self.place.kubectl(&uncordon).await.expect_success();
+        drained.expect_success();
+        self.await_other_than(&before).await;
+    }
+
+    async fn ask(&self, output: &str) -> String {
+        let get = ["get", "pods", "--selector", SELECTOR, "--namespace", SYSTEM];
+        let arguments = [&get[..], &[output]].concat();
+        self.place.kubectl(&arguments).await.expect_success()
+    }
+
+    async fn pods(&self) -> Vec<String> {
+        let names = self
+            .ask("--output=jsonpath={.items[*].metadata.name}")
+            .await;
+        let names: Vec<String> = names.split_whitespace().map(str::to_owned).collect();
+        assert!(!names.is_empty(), "the operator has no pod");
+        names
+    }
+
+    /// Until no pod is one of these, and all are ready.
+    async fn await_other_than(&self, before: &[String]) {
+        let path = r#"--output=jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
+        until(
+            "other pods of the operator are ready",
+            PATIENCE,
+            async || {
+                let pods = self.ask(path).await;
+                let is_new = |line: &str| {
+                    let (name, ready) = line.split_once(' ').unwrap_or_default();
+                    ready == "True" && before.iter().all(|old| old != name)
+                };
+                !pods.is_empty() && pods.lines().all(is_new)
+            },
+        )
+        .await;
+    }
+
+    /// Uninstalls it. The resource type stays, with its resources and their Secrets: a workload goes on
+    /// until its token expires. All else goes.
+    pub(crate) async fn uninstall_and_look(&self) {
+        let manifest = ["get", "manifest", NAME, "--namespace", SYSTEM];
+        let manifest = self.place.helm(&manifest).await.expect_success();
+        let secret = self.target().await;
+
+        let uninstall = [
+            "uninstall",
+            NAME,
+            "--namespace",
+            SYSTEM,
+            "--wait",
+            "--timeout=2m",
+        ];
+        self.place.helm(&uninstall).await.expect_success();
+
+        until("what was installed is gone", PATIENCE, async || {
+            let get = [
+                "get",
+                "--namespace",
+                SYSTEM,
+                "--ignore-not-found",
+                "--output=name",
+                "-f",
+                "-",
+            ];
+            let left = self
+                .place
+                .kubectl_stdin(&get, &manifest)
+                .await
+                .expect_success();
+            left.lines().all(|name| name == CRD)
+        })
+        .await;
+        until("its pods are gone", PATIENCE, async || {
+            self.ask("--output=name").await.is_empty()
+        })
+        .await;
+        self.place.kubectl(&["get", CRD]).await.expect_success();
+        instance::is_ready_still(self.place).await;
+        assert_eq!(self.target().await, secret, "the Secret is another one");
+    }
+
+    async fn target(&self) -> String {
+        let get = [
+            "get",
+            "secret",
+            "itsm",
+            "--namespace",
+            NAMESPACE,
+            "--output=jsonpath={.metadata.uid}",
+        ];
+        self.place.kubectl(&get).await.expect_success()
+    }
+}
