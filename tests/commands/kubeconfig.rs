@@ -2,9 +2,10 @@
 
 use std::{ffi::OsStr, fs, process::Stdio, sync::atomic::Ordering};
 
+use axum::{Router, http::StatusCode};
 use serde_json::{Value, json};
 use testkit::servicenow::TokenMode;
-use tokio::process::Command;
+use tokio::{net::TcpListener, process::Command};
 
 use crate::{
     HALF_AN_HOUR, PROGRAM, run,
@@ -257,4 +258,33 @@ async fn a_context_is_not_looked_for_in_the_cluster_around() {
     refused_by("/nope", &["--context", "mine"], &["\"mine\"", "\"/nope\""]).await;
     let folder = tempfile::tempdir().unwrap();
     refused_by(folder.path(), &[], &[folder.path().to_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn credentials_that_the_cluster_does_not_know_are_no_missing_right() {
+    let scene = Scene::new(HALF_AN_HOUR).await;
+    let mut config = kubeconfig(&scene).await;
+    config["users"][0]["user"]["token"] = json!("SECRET");
+    refused(&config, &["401", "log in again"]).await;
+    let nobody = scene
+        .cluster
+        .service_account(&scene.namespace, "nobody", Vec::new());
+    let file = nobody.await;
+    refused_by(&file, &[], &["forbidden", "for that right"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_kubernetes_is_told_apart_from_a_missing_crd() {
+    for (code, body) in [
+        (StatusCode::NOT_FOUND, "<html>\nSECRET</html>"),
+        (StatusCode::NOT_FOUND, "{}"),
+        (StatusCode::BAD_GATEWAY, "<html>\nSECRET</html>"),
+        (StatusCode::OK, "<html>\nSECRET</html>"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let answers = Router::new().fallback(move || async move { (code, body) });
+        tokio::spawn(async move { axum::serve(listener, answers).await });
+        refused(&of(&server, &json!({})), &["Kubernetes API is none"]).await;
+    }
 }
