@@ -357,3 +357,26 @@ fn data(field: &str, error: &LoadDataError) -> String {
         LoadDataError::NoBase64DataOrFile => format!("has no {field}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_file_is_read_anew_and_its_last_token_stays_while_it_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        fs::write(&file, "first\n").unwrap();
+        let mut auth = AuthInfo {
+            token_file: Some(file.display().to_string()),
+            ..AuthInfo::default()
+        };
+        let token = token_file(&mut auth).unwrap().unwrap();
+        let sent = || token.sign(Request::new(Body::empty())).headers()[AUTHORIZATION].clone();
+        assert_eq!(sent(), "Bearer first");
+        fs::write(&file, "second\r\n").unwrap();
+        assert_eq!(sent(), "Bearer second");
+        fs::remove_file(&file).unwrap();
+        assert_eq!(sent(), "Bearer second");
+    }
+}
