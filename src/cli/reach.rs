@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Error,
     api::{ApiResource, DynamicObject},
+    core::{Status, response::reason::NOT_FOUND},
     runtime::watcher,
 };
 
@@ -105,20 +106,45 @@ pub(super) fn refused_watch(error: &watcher::Error) -> Option<CommandError> {
 
 /// What a refused call means to the person who made it.
 pub(super) fn refused(error: &Error) -> CommandError {
-    let Error::Api(status) = error else {
-        return CommandError::failed(format!(
-            "the Kubernetes API cannot be reached: {error}; check the kubeconfig and its context"
-        ));
-    };
-    CommandError::failed(match status.code {
-        404 => "the CustomResourceDefinition servicenowcredentials.snowcred.dev is not installed in \
-                this cluster; apply crds/servicenowcredentials.yaml with kubectl, or choose another \
-                context"
-            .to_owned(),
-        401 | 403 => format!(
+    CommandError::failed(match error {
+        Error::Api(status) => refused_with(status),
+        Error::Service(sentence) => sentence.to_string(),
+        // These may quote what was answered.
+        Error::SerdeError(_) | Error::FromUtf8(_) => no_api("with what cannot be read"),
+        _ => "the Kubernetes API broke off its answer; try again".to_owned(),
+    })
+}
+
+fn refused_with(status: &Status) -> String {
+    // An API server that does not know the group has no Status for it, only these words.
+    let unknown_group = status.code == 404 && status.message == "404 page not found";
+    match status.code {
+        401 => {
+            "the cluster does not know these credentials (401); log in again, or check the user \
+                of the context"
+                .to_owned()
+        }
+        404 if status.reason == NOT_FOUND || unknown_group => {
+            "the CustomResourceDefinition servicenowcredentials.snowcred.dev is not installed in \
+             this cluster; apply crds/servicenowcredentials.yaml with kubectl, or choose another \
+             context"
+                .to_owned()
+        }
+        // kube's own reason for an answer that is no Status, whose message is all that was answered.
+        code if status.reason == "Failed to parse error data" || status.message.is_empty() => {
+            no_api(&format!("with {code} and no word of Kubernetes"))
+        }
+        403 => format!(
             "{}; ask whoever runs the cluster for that right, or choose another context",
             status.message
         ),
         _ => status.message.clone(),
-    })
+    }
+}
+
+fn no_api(answered: &str) -> String {
+    format!(
+        "what answers in place of the Kubernetes API is none: it answered {answered}; check the \
+         server of the context's cluster in the kubeconfig, and what stands in front of it"
+    )
 }
