@@ -34,6 +34,7 @@ impl<'a> End<'a> {
         let mut memory = v.o.memory.clone();
         let since = v.o.now - FIGHT_PERIOD;
         memory.put_backs.retain(|at| *at > since);
+        memory.has_written |= v.has_written();
         let mut end = Self {
             v,
             outcome,

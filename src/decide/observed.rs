@@ -393,6 +393,8 @@ impl Basis {
 pub struct Memory {
     /// The spec that the Secret was last written for.
     pub basis: Option<Basis>,
+    /// This process has written the Secret, and needs no record in it to tell it what.
+    pub has_written: bool,
     /// The last failure: waiting is not written each time.
     pub failure: Option<Arc<Remembered>>,
     /// The last failure that the instance was the cause of, and how many in a row: what the cluster

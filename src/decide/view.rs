@@ -183,8 +183,8 @@ impl<'a> View<'a> {
         let possible = issued_at <= self.o.now && issued_at < expires_at;
         // What an earlier resource of this name left came by another spec, who knows which.
         let possible = possible && issued_at >= credential.created_at;
-        // A process that has written since it began needs no Secret to tell it what.
-        let fresh_process = self.o.memory.basis.is_none();
+        // Whoever wrote it was another process, which may have ended only after this one began.
+        let fresh_process = !self.o.memory.has_written;
         let untouched = target.last_written_by_us;
         if !(written_for_this_spec && complete && ours && newer && possible)
             || !(fresh_process && untouched)

@@ -179,6 +179,27 @@ fn a_crash_between_secret_and_status_adopts_what_the_secret_says() {
 }
 
 #[test]
+fn what_a_process_that_died_wrote_last_is_adopted_by_one_that_saw_it_late() {
+    // It began with what was there before, and found all well.
+    let mut scene = Scene::synced().restarted().at(1000).ended();
+    let mut renewed = first_secret(102);
+    let time = crate::decide::ownership::timestamp;
+    for (annotation, second) in [(ISSUED_AT, 1201), (EXPIRES_AT, 3001)] {
+        let annotation = annotation.to_owned();
+        renewed.annotations.insert(annotation, time(at(second)));
+    }
+    scene.target_seen = Seen::Present(version("itsm-secret-uid", 102));
+    let scene = scene.at(1202).reads_target(renewed);
+    let end = scene.end();
+    assert_eq!(end.outcome, Outcome::Synced);
+    let token = end.status.unwrap().token.unwrap();
+    assert_eq!(
+        (token.issued_at.0, token.expires_at.0),
+        (at(1201), at(3001))
+    );
+}
+
+#[test]
 fn a_secret_that_was_written_for_another_spec_is_not_adopted() {
     // It was written for the first generation, and its status was lost; the second one has failed
     // so far, and its status says so.
