@@ -29,7 +29,7 @@ use std::{
 
 use place::Place;
 use release::Release;
-use report::Report;
+use report::{Report, Times};
 
 /// How long things last.
 #[derive(Clone, Copy, Debug)]
@@ -80,16 +80,22 @@ async fn a_workload_sees_no_401_through_upgrade_deletions_and_rescheduling() {
     lived(1).await;
     release.upgrade().await;
     lived(3).await;
-    release.delete_pod().await;
+    let first_end = release.delete_pod().await;
     lived(5).await;
-    release.delete_pod().await;
+    let second_end = release.delete_pod().await;
     lived(7).await;
     release.reschedule().await;
     lived(LIFETIMES).await;
 
     let calls = workload::calls(&place).await;
     let answered = instance::journal(&place).await;
-    let report = Report::new(&calls, &answered, durations.token, to_ready, node_ready);
+    let times = Times {
+        token: durations.token,
+        node_ready,
+        to_ready,
+        to_end: first_end.max(second_end),
+    };
+    let report = Report::new(&calls, &answered, times);
     report.print();
     report.hold(LIFETIMES);
 
