@@ -6,10 +6,12 @@ LOCKED := --locked
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 
 # Every file and folder of tests/ is a test of the operator; testkit and simulation have their own. They are
-# named one by one, and not by package, so that all are built with the same features, once. What needs a
-# node is a task of its own.
-OPERATOR_TESTS := $(filter-out e2e,$(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
-                                          $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))))
+# named one by one, and not by package, so that all are built with the same features, once.
+# Those that need more than Rust, Go and a C compiler have tasks of their own.
+OPERATOR_TESTS := $(filter-out monitoring e2e,$(sort $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) \
+                         $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs))))
+# Those whose operator acts in single namespaces, and has the chart's rights.
+SCENE_TESTS := operator commands examples faults interruptions transcripts
 TESTKIT_TESTS := $(filter-out node,$(sort $(patsubst testkit/tests/%.rs,%,$(wildcard testkit/tests/*.rs)) \
                                           $(patsubst testkit/tests/%/main.rs,%,$(wildcard testkit/tests/*/main.rs))))
 SIMULATOR_TESTS := simulator
@@ -31,7 +33,7 @@ SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 IMAGE_BUILD = $(if $(shell command -v docker),docker build,buildah bud)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e sim soak campaign tools image e2e-image generate transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-node
+.PHONY: help demo test chart e2e sim soak campaign tools image e2e-image generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-prometheus need-node
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,7 +46,7 @@ demo: tools ## Show the operator at work: a real Kubernetes API, a simulated Ser
 test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: format, lints, unit tests, simulator, real control plane
 	@echo "make test does, in this order:"
 	@echo "  1. the format          3. unit and documentation tests,  5. the Kubernetes programs, if they are not"
-	@echo "  2. the lints              seeds of the simulation           there yet (about 10 minutes, once)"
+	@echo "  2. the lints              seeds of the simulation           there yet (about 14 minutes, once)"
 	@echo "                         4. tests against the simulator"
 	@echo "  6. tests against the real control plane: $(CLUSTER_TESTS)"
 	@echo "A first run compiles all dependencies as well."
@@ -60,7 +62,7 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(SIMULATOR_TESTS))
 	@echo "== 5/6 the Kubernetes programs"
 	@# Built along with the tests of its package.
-	$(TARGET)/control-plane --build-only
+	$(TARGET)/control-plane --build-only --with helm
 	@echo "== 6/6 tests against the real control plane"
 	$(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(CLUSTER_TESTS))
 	@echo "== everything passed"
@@ -74,6 +76,14 @@ endif
 
 sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: make sim SEEDS=100 DAYS=3.65
 	$(CARGO) run $(LOCKED) --release -p simulation -- --seeds $(SEEDS) --days $(DAYS)
+
+chart: need-cargo need-cc need-go need-prometheus ## Check the Helm chart, its rights, alerts and dashboard, on the real control plane
+	@echo "== 1/2 the chart, alerts and dashboard"
+	promtool check rules charts/servicenow-credential-operator/files/alerts.yaml
+	promtool test rules tests/monitoring/alerts_test.yaml
+	$(CARGO) test $(LOCKED) --workspace --test chart --test monitoring
+	@echo "== 2/2 the operator with rights in single namespaces"
+	SNOWCRED_RBAC=namespaces $(CARGO) test $(LOCKED) --workspace $(addprefix --test ,$(SCENE_TESTS))
 
 soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through random faults: make soak MINUTES=30
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --release --workspace --test soak -- --nocapture --test-threads=1
@@ -98,6 +108,9 @@ generate: need-cargo need-cc ## Write crds/ and the copy in the chart from the t
 	$(CARGO) run $(LOCKED) --quiet -- crd > crds/servicenowcredentials.yaml.new
 	mv crds/servicenowcredentials.yaml.new crds/servicenowcredentials.yaml
 	cp crds/servicenowcredentials.yaml charts/servicenow-credential-operator/files/crd.yaml
+
+manifests: need-cargo need-cc need-go ## Write dist/install.yaml and the table of the chart's README from the chart
+	SNOWCRED_WRITE_MANIFESTS=1 $(CARGO) test $(LOCKED) --workspace --test chart -- generated::
 
 transcripts: need-cargo need-cc need-go ## Write the README's transcripts from what the commands print
 	SNOWCRED_WRITE_TRANSCRIPTS=1 $(CARGO) test $(LOCKED) --workspace --test transcripts
@@ -154,3 +167,6 @@ need-fmt: need-cargo
 
 need-clippy: need-cargo
 	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "error: clippy is missing. Install it: rustup component add clippy" >&2; exit 1; }
+
+need-prometheus:
+	@for program in prometheus promtool; do command -v $$program >/dev/null || { echo "error: $$program is missing. Install Prometheus: on Debian and Ubuntu the package prometheus, which has promtool, too." >&2; exit 1; }; done

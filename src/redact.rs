@@ -18,9 +18,10 @@ pub(crate) fn blank(text: &str, secret: &str) -> String {
     shown
 }
 
-/// Text fit for one line of a message: no control characters, and not longer than `limit` bytes.
+/// Text fit for one line of a message: nothing that breaks the line, hides in it or turns it round,
+/// and not longer than `limit` bytes.
 pub(crate) fn one_line(text: &str, limit: usize) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let clean = |c: char| if is_shown(c) { c } else { ' ' };
     let mut line: String = text.trim().chars().map(clean).collect();
     if line.len() > limit {
         let end = limit.saturating_sub('…'.len_utf8());
@@ -29,4 +30,16 @@ pub(crate) fn one_line(text: &str, limit: usize) -> String {
         line.push('…');
     }
     line
+}
+
+/// Neither a control character nor one of Unicode's that format: line breaks, marks of direction
+/// (Unicode Technical Report 36, "Bidirectional Text Spoofing") and characters without width.
+fn is_shown(c: char) -> bool {
+    let formats = ['\u{ad}', '\u{61c}', '\u{feff}'];
+    let ranges = [
+        '\u{200b}'..='\u{200f}',
+        '\u{2028}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+    ];
+    !c.is_control() && !formats.contains(&c) && !ranges.iter().any(|range| range.contains(&c))
 }

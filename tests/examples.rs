@@ -1,4 +1,4 @@
-//! The promise of `examples/` and `docs/rbac.yaml`: what people copy works as it stands.
+//! The promise of `examples/`: what people copy works as it stands.
 
 #[path = "support/mod.rs"]
 mod support;

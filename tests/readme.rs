@@ -175,7 +175,7 @@ fn every_link_within_the_repository_leads_somewhere() {
 /// Every document of ours.
 fn documents() -> Vec<PathBuf> {
     let mut documents = vec![];
-    for folder in ["", "docs", "docs/decisions"] {
+    for folder in ["", "docs", "docs/decisions", "docs/runbooks"] {
         for entry in fs::read_dir(repository().join(folder)).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.extension().is_some_and(|extension| extension == "md") {

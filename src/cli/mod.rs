@@ -1,6 +1,7 @@
 //! The command line: what is asked for, and the words for what went wrong.
 
 mod check;
+mod names;
 mod reach;
 mod renew;
 mod run;
@@ -149,8 +150,19 @@ fn print(text: &str) -> Result<(), CommandError> {
     })
 }
 
+/// Prints, to nobody if nobody reads any more: what is to be done is done, and the exit code says
+/// what came of it.
+fn tell(text: &str) -> Result<(), CommandError> {
+    print(text).or_else(|error| if error.code == 0 { Ok(()) } else { Err(error) })
+}
+
 fn complain(sentence: &str) {
+    note(&format!("error: {sentence}"));
+}
+
+/// Says what is good to know beside the output.
+fn note(sentence: &str) {
     use std::io::Write as _;
     // Where nobody reads it, the exit code says enough.
-    let _ = writeln!(std::io::stderr(), "error: {sentence}");
+    let _ = writeln!(std::io::stderr(), "{sentence}");
 }

@@ -2,13 +2,14 @@
 //! kubectl has them.
 
 use clap::Args;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Error,
     api::{ApiResource, DynamicObject},
     runtime::watcher,
 };
 
-use super::CommandError;
+use super::{CommandError, names};
 use crate::{
     api::ServiceNowCredential,
     decide::Credential,
@@ -19,7 +20,7 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub(super) struct Reach {
     /// The namespace. Default: that of the kubeconfig's context.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = names::namespace)]
     pub(super) namespace: Option<String>,
 
     /// The kubeconfig's context. Default: its current one.
@@ -55,7 +56,27 @@ pub(super) fn unknown(error: &Error, namespace: &str, name: &str) -> Option<Stri
     };
     let details = status.details.as_ref();
     (status.code == 404 && details.is_some_and(|details| details.name == name))
-        .then(|| format!("there is no ServiceNowCredential {name:?} in namespace {namespace:?}"))
+        .then(|| nobody(namespace, name))
+}
+
+/// There is no such resource, and how to see which there are.
+pub(super) fn nobody(namespace: &str, name: &str) -> String {
+    format!(
+        "there is no ServiceNowCredential {name:?} in namespace {namespace:?}; see which there are \
+         with: kubectl get servicenowcredentials --all-namespaces"
+    )
+}
+
+/// Says that a namespace does not exist; nothing where it does, or where nobody may look.
+pub(super) async fn unknown_namespace(client: &Client, namespace: &str) -> Option<CommandError> {
+    let found = Api::<Namespace>::all(client.clone())
+        .get_opt(namespace)
+        .await;
+    matches!(found, Ok(None)).then(|| {
+        CommandError::failed(format!(
+            "there is no namespace {namespace:?}; see which there are with: kubectl get namespaces"
+        ))
+    })
 }
 
 /// Reads one resource.

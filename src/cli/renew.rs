@@ -12,7 +12,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::{CommandError, complain, print, reach};
+use super::{CommandError, complain, names, note, reach, tell};
 use crate::{
     Clock, RENEW_REQUESTED_AT, SystemClock,
     api::{Reason, condition},
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Args, Debug)]
 pub(super) struct RenewArgs {
     /// The resources.
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", value_parser = names::resource)]
     names: Vec<String>,
 
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) async fn renew(args: RenewArgs) -> Result<(), CommandError> {
         match request(&client, &namespace, name, &value).await? {
             Ok(before) => {
                 if !args.wait {
-                    print(&format!("{name}: renewal requested\n"))?;
+                    tell(&format!("{name}: renewal requested\n"))?;
                 }
                 let value = value.clone();
                 requests.insert(name.clone(), Request { value, before });
@@ -115,20 +115,23 @@ async fn follow(
     let events = watch::credentials(client, Some(namespace), None);
     pin_mut!(events);
     let slow = Instant::now() + SLOW;
-    let (mut all_well, mut warned) = (true, false);
+    let (mut all_well, mut warned, mut away) = (true, false, false);
     let mut listed = BTreeSet::new();
     while !requests.is_empty() {
         let event = tokio::select! {
             event = events.next() => event,
             () = sleep_until(slow), if !warned => {
                 warned = true;
-                complain(
-                    "the operator has not acted on it yet; it still waits. Does the operator run, \
-                     and does it watch this namespace?",
-                );
+                note(if away {
+                    "the Kubernetes API cannot be reached; this still waits"
+                } else {
+                    "the operator has not acted yet; this still waits. Does the operator run, and \
+                     does it watch this namespace?"
+                });
                 continue;
             }
         };
+        away = matches!(event, Some(Err(_)));
         let (credential, gone) = match event {
             Some(Ok(watcher::Event::Apply(one) | watcher::Event::InitApply(one))) => (one, false),
             Some(Ok(watcher::Event::Delete(one))) => (one, true),
@@ -163,7 +166,7 @@ async fn follow(
         };
         match said {
             None => continue,
-            Some(Ok(well)) => print(&format!("{name}: {well}\n"))?,
+            Some(Ok(well)) => tell(&format!("{name}: {well}\n"))?,
             Some(Err(why)) => {
                 complain(&format!("{name}: {why}"));
                 all_well = false;

@@ -6,6 +6,7 @@ use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use anstyle::{AnsiColor, Style};
 use jiff::SignedDuration;
 use terminal_size::{Height, Width, terminal_size};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::CommandError;
 
@@ -30,23 +31,37 @@ pub(super) fn coloured(text: &str) -> String {
     }
 }
 
-/// Lines of words, none longer than the width but where a word is.
+/// Lines of words, none wider than the width: a word that does not fit in a line is broken.
 pub(super) fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
-        let fits = |line: &String| {
-            let length = line.chars().count() + 1 + word.chars().count();
-            width.is_none_or(|width| length <= width)
-        };
+        let fits =
+            |line: &String| width.is_none_or(|width| line.width() + 1 + word.width() <= width);
         match lines.last_mut() {
             Some(line) if fits(line) => {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.extend(broken(word, width)),
         }
     }
     lines
+}
+
+/// A word in pieces that fit.
+fn broken(word: &str, width: Option<usize>) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for letter in word.chars() {
+        let fits = |piece: &String| {
+            let wide = piece.width() + letter.width().unwrap_or(0);
+            width.is_none_or(|width| piece.is_empty() || wide <= width)
+        };
+        match pieces.last_mut() {
+            Some(piece) if fits(piece) => piece.push(letter),
+            _ => pieces.push(letter.to_string()),
+        }
+    }
+    pieces
 }
 
 /// A duration in its two largest units: `2d3h`, `1h05m`, `12m30s`, `45s`.
@@ -58,7 +73,8 @@ pub(super) fn brief(duration: SignedDuration) -> String {
         (0, 0, 0) => format!("{rest}s"),
         (0, 0, _) => format!("{minutes}m{rest:02}s"),
         (0, ..) => format!("{hours}h{minutes:02}m"),
-        _ => format!("{days}d{hours}h"),
+        (..1000, ..) => format!("{days}d{hours}h"),
+        _ => format!("{days}d"),
     }
 }
 
@@ -77,6 +93,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_line_is_wider_than_the_width_whatever_its_words_are() {
+        let text = "see https://a-host-with-a-long-name.example トークンが無効です now";
+        let lines = wrapped(text, Some(12));
+        assert!(lines.iter().all(|line| line.width() <= 12), "{lines:?}");
+        let joined = lines.concat().replace(' ', "");
+        assert_eq!(joined, text.replace(' ', ""));
+    }
+
+    #[test]
     fn durations_have_two_units() {
         let cases = [
             (0, "0s"),
@@ -84,6 +109,7 @@ mod tests {
             (750, "12m30s"),
             (3900, "1h05m"),
             (183_600, "2d3h"),
+            (86_400 * 36_500 + 3600, "36500d"),
             (-5, "0s"),
         ];
         for (seconds, text) in cases {

@@ -64,8 +64,19 @@ pub(super) fn set(
     let conditions = &mut Arc::make_mut(status).conditions;
     match old {
         Some(at) => conditions[at] = condition,
-        None => conditions.push(condition),
+        None => {
+            let rank = rank(kind);
+            let behind = conditions.iter().position(|c| rank < self::rank(&c.type_));
+            conditions.insert(behind.unwrap_or(conditions.len()), condition);
+        }
     }
+}
+
+/// Conditions stand in one order, whichever was known first; what others have put there comes last.
+fn rank(kind: &str) -> usize {
+    let ours = [condition::READY, condition::SYNCED, condition::VERIFIED];
+    let found = ours.iter().position(|one| *one == kind);
+    found.unwrap_or(ours.len())
 }
 
 /// A condition by its type.
@@ -115,4 +126,22 @@ pub(super) fn ready(
         target.name
     );
     Verdict::new(FALSE, Reason::TokenExpired, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_stand_in_one_order_whichever_was_known_first() {
+        let mut status = Arc::default();
+        let theirs = "example.com/Reviewed";
+        let ours = [condition::VERIFIED, condition::SYNCED, condition::READY];
+        for kind in [theirs].into_iter().chain(ours) {
+            let verdict = Verdict::new(UNKNOWN, Reason::Pending, "");
+            set(&mut status, kind, verdict, 1, Timestamp::UNIX_EPOCH);
+        }
+        let kinds: Vec<_> = status.conditions.iter().map(|c| &*c.type_).collect();
+        assert_eq!(kinds, ["Ready", "Synced", "Verified", theirs]);
+    }
 }

@@ -84,7 +84,7 @@ pub fn manifest(helm: &Helm) -> io::Result<String> {
     // Nobody shall take it for a release of Helm.
     let ours = |line: &&str| {
         let line = line.trim_start();
-        !line.starts_with("app.kubernetes.io/managed-by:") && !line.starts_with("helm.sh/")
+        !line.starts_with("app.kubernetes.io/managed-by:") && !line.starts_with("helm.sh/chart:")
     };
     let mut lines: Vec<_> = rendered.lines().filter(ours).collect();
     lines.dedup_by(|line, before| *line == "---" && *before == "---");

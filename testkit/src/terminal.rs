@@ -12,7 +12,7 @@ use std::{
 use rustix::{
     fs::{self, Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
 
 /// Its lines.
@@ -115,6 +115,16 @@ impl Terminal {
     /// If the terminal is gone.
     pub fn types(&mut self, keys: &str) -> io::Result<()> {
         self.ours.write_all(keys.as_bytes())
+    }
+
+    /// Whether it shows what is typed.
+    ///
+    /// # Errors
+    ///
+    /// If the terminal is gone.
+    pub fn echoes(&self) -> io::Result<bool> {
+        let modes = tcgetattr(&self.ours)?.local_modes;
+        Ok(modes.contains(LocalModes::ECHO))
     }
 
     /// Waits until the program has ended.

@@ -6,7 +6,7 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use servicenow_credential_operator::api::crd_yaml;
 use testkit::{
-    chart::{self, Helm},
+    chart::{self, Helm, NAMESPACE},
     cluster::ControlPlane,
     servicenow::Simulator,
 };
@@ -54,12 +54,21 @@ impl Cluster {
         succeeds(&mut command);
     }
 
-    /// The names of objects of these kinds that the chart's label is on.
-    async fn installed(&self, kinds: &str) -> Vec<String> {
+    /// What a release in this namespace has, beside its CRD.
+    async fn installed(&self, namespace: &str) -> Vec<String> {
         let label = "-lapp.kubernetes.io/name=servicenow-credential-operator";
-        let all = ["get", kinds, label, "--all-namespaces", "-o", "name"];
-        let names = self.cluster.kubectl(&all).await.expect_success();
-        names.lines().map(str::to_owned).collect()
+        let kinds = "deployments,services,serviceaccounts,roles,rolebindings,poddisruptionbudgets";
+        let own = ["get", kinds, label, "-n", namespace, "-o", "name"];
+        let own = self.cluster.kubectl(&own).await.expect_success();
+        let kinds = "clusterroles,clusterrolebindings";
+        let all = self
+            .cluster
+            .kubectl(&["get", kinds, label, "-o", "name"])
+            .await;
+        let of_release = format!("/{namespace}:");
+        let all = all.expect_success();
+        let all = all.lines().filter(|name| name.contains(&of_release));
+        own.lines().chain(all).map(str::to_owned).collect()
     }
 
     /// The chart with another CRD, as its next version may have.
@@ -112,17 +121,10 @@ async fn a_release_is_upgraded_with_its_crd_and_leaves_the_crd_and_all_resources
     let more = ["--set", "highAvailability.enabled=true"];
     succeeds(&mut world.release("upgrade", "snowcred", folder.path(), &more));
     assert_eq!(world.description().await, "Next.");
-    let budgets = world.installed("poddisruptionbudgets").await;
-    assert_eq!(budgets.len(), 1, "{budgets:?}");
-
+    let installed = world.installed("snowcred").await;
+    assert_eq!(installed.len(), 10, "{installed:?}");
     world.uninstall("snowcred");
-    let kinds = "deployments,services,serviceaccounts,roles,rolebindings,clusterroles,\
-                 clusterrolebindings,poddisruptionbudgets";
-    // What is a scene's own is not of the release.
-    let left = world.installed(kinds).await;
-    let of_release =
-        |name: &&String| !name.contains(&scene.namespace) && !name.contains("operator");
-    assert_eq!(left.iter().filter(of_release).count(), 0, "{left:?}");
+    assert_eq!(world.installed("snowcred").await, [""; 0]);
     assert_eq!(scene.await_synced("itsm").await, before);
     assert!(scene.token("itsm").await.is_some());
 }
@@ -175,14 +177,27 @@ async fn kubectl_installs_it_with_one_file() {
     let world = Cluster::new().await;
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/install.yaml");
     let file = file.to_str().unwrap();
-    let apply = ["apply", "--server-side", "--validate=strict", "-f", file];
+    let apply = ["apply", "--validate=strict", "-f", file];
     world.cluster.kubectl(&apply).await.expect_success();
-    let deployments = world.installed("deployments").await;
-    assert_eq!(
-        deployments,
-        ["deployment.apps/servicenow-credential-operator"]
-    );
-    world.cluster.kubectl(&apply).await.expect_success();
-    let delete = ["delete", "--wait=false", "-f", file];
-    world.cluster.kubectl(&delete).await.expect_success();
+    let server_side = [&apply[..], &["--server-side", "--force-conflicts"]].concat();
+    world.cluster.kubectl(&server_side).await.expect_success();
+    let installed = world.installed(NAMESPACE).await;
+    assert_eq!(installed.len(), 9, "{installed:?}");
+    let release = [
+        "delete",
+        "--wait=false",
+        "-f",
+        file,
+        "-l",
+        "app.kubernetes.io/component!=crd",
+    ];
+    world.cluster.kubectl(&release).await.expect_success();
+    let crd = ["get", "crd", CRD];
+    world.cluster.kubectl(&crd).await.expect_success();
+    let gone = world.cluster.kubectl(&[
+        "get",
+        "clusterrole",
+        "snowcred-system:servicenow-credential-operator",
+    ]);
+    assert!(!gone.await.status.success());
 }

@@ -1,4 +1,4 @@
-//! Whatever the values, what the chart becomes is what Kubernetes accepts.
+//! What the chart becomes is what Kubernetes accepts, and the operator.
 
 use std::{path::Path, process::Command};
 
@@ -26,6 +26,19 @@ fn the_charts_own_tests_pass() {
     );
 }
 
+/// The pod template of the Deployment.
+fn pod_template(rendered: &str) -> Value {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(rendered).unwrap();
+    let mut objects = objects.into_iter();
+    let deployment = objects.find(|object| object["kind"] == "Deployment");
+    deployment.unwrap()["spec"]["template"].take()
+}
+
+/// The operator's container in it.
+fn container(rendered: &str) -> Value {
+    pod_template(rendered)["spec"]["containers"][0].take()
+}
+
 /// Everything that can be there is.
 fn all() -> Value {
     json!({
@@ -38,7 +51,7 @@ fn all() -> Value {
         "podLabels": {"sidecar": "false"},
         "podAnnotations": {"note": "hello"},
         "imagePullSecrets": [{"name": "registry"}],
-        "extraArgs": ["--lease-name=mine"],
+        "extraArgs": ["--allow-insecure-http=false"],
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
         "nodeSelector": {"kubernetes.io/os": "linux"},
         "tolerations": [{"key": "infra", "operator": "Exists"}],
@@ -79,8 +92,26 @@ async fn a_real_api_server_accepts_all_of_it_to_the_last_field() {
             .expect_success();
     }
     let helm = Helm::new().unwrap();
-    for values in [json!({}), all()] {
-        let rendered = helm.template("snowcred", "snowcred", &values).unwrap();
+    // Names at their limit, and some that YAML would read as something else.
+    let long = "r".repeat(53);
+    let labels = json!({"dashboard": {"enabled": true, "labels": {"grafana_dashboard": null}}});
+    let odd = json!({
+        "serviceAccount": {"name": "123"}, "selector": "a in (b), c", "commonLabels": {"n": "1e3"},
+        "concurrency": 10000, "podLabels": {"app.kubernetes.io/instance": "another"},
+    });
+    let releases = [
+        ("snowcred", json!({})),
+        ("snowcred", all()),
+        ("snowcred", labels),
+        (
+            "snowcred",
+            json!({"crds": {"enabled": false}, "rbac": {"create": false}}),
+        ),
+        (&long, all()),
+        ("on", odd),
+    ];
+    for (name, values) in releases {
+        let rendered = helm.template(name, "snowcred", &values).unwrap();
         let try_out = [
             "apply",
             "--server-side",
@@ -108,12 +139,7 @@ async fn its_pods_are_allowed_where_only_restricted_ones_are() {
         .expect_success();
     let helm = Helm::new().unwrap();
     let rendered = helm.template("snowcred", &namespace, &all()).unwrap();
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered).unwrap();
-    let deployment = objects
-        .iter()
-        .find(|object| object["kind"] == "Deployment")
-        .unwrap();
-    let template = &deployment["spec"]["template"];
+    let template = pod_template(&rendered);
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"]});
     pod["metadata"]["name"] = json!("operator");
     pod["spec"]["serviceAccountName"] = json!("default");
@@ -122,6 +148,22 @@ async fn its_pods_are_allowed_where_only_restricted_ones_are() {
         .kubectl_stdin(&try_out, &pod.to_string())
         .await
         .expect_success();
+}
+
+#[test]
+fn the_operator_understands_the_arguments_that_it_is_given() {
+    let helm = Helm::new().unwrap();
+    for values in [json!({}), all()] {
+        let rendered = helm.template("snowcred", "snowcred", &values).unwrap();
+        let mut run = Command::new(env!("CARGO_BIN_EXE_servicenow-credential-operator"));
+        let args = container(&rendered)["args"].clone();
+        let args: Vec<String> = serde_json::from_value(args).unwrap();
+        run.args(args)
+            .args(["--lease-namespace=snowcred", "--listen=127.0.0.1:0"]);
+        let said = fails(run.env("KUBECONFIG", "/nowhere"));
+        // It got as far as looking for a cluster.
+        assert!(said.contains("/nowhere"), "{said}");
+    }
 }
 
 #[test]

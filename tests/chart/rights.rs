@@ -11,25 +11,37 @@ use testkit::{
 };
 use tokio::time::timeout;
 
-use crate::support::{Scene, eventually, install_crd, rights::rules};
+use crate::support::{
+    Scene, eventually, install_crd,
+    rights::{LEASE, rules},
+};
 
-/// A verb, an API group, and a resource with its subresource.
-type Right = (String, String, String);
+/// A verb, an API group, a resource with its subresource, and the only name that it is for.
+type Right = (String, String, String, Option<String>);
 
 fn granted() -> BTreeSet<Right> {
     let mut rights = BTreeSet::new();
     for rule in rules() {
+        let names = match &rule.resource_names {
+            Some(names) => names.iter().cloned().map(Some).collect(),
+            None => vec![None],
+        };
         for group in rule.api_groups.iter().flatten() {
             for resource in rule.resources.iter().flatten() {
-                let right = |verb: &String| (verb.clone(), group.clone(), resource.clone());
-                rights.extend(rule.verbs.iter().map(right));
+                for name in &names {
+                    let right = |verb: &String| {
+                        (verb.clone(), group.clone(), resource.clone(), name.clone())
+                    };
+                    rights.extend(rule.verbs.iter().map(right));
+                }
             }
         }
     }
     rights
 }
 
-/// What the operator was allowed to do, by the API server's audit log.
+/// What the operator was allowed to do, by the API server's audit log. A name is told where a right
+/// is for this name only.
 fn used(cluster: &ControlPlane, namespace: &str) -> BTreeSet<Right> {
     let who = format!("system:serviceaccount:{namespace}:operator");
     let log = fs::read_to_string(cluster.audit_log().unwrap()).unwrap();
@@ -41,6 +53,10 @@ fn used(cluster: &ControlPlane, namespace: &str) -> BTreeSet<Right> {
             && event["annotations"]["authorization.k8s.io/decision"] == "allow"
             && event["objectRef"].is_object()
     });
+    let named = granted().into_iter().filter(|right| right.3.is_some());
+    let named: BTreeSet<_> = named
+        .map(|(verb, group, resource, _)| (verb, group, resource))
+        .collect();
     allowed
         .map(|event| {
             let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -49,10 +65,12 @@ fn used(cluster: &ControlPlane, namespace: &str) -> BTreeSet<Right> {
                 Some(subresource) => format!("{}/{subresource}", word(&object["resource"])),
                 None => word(&object["resource"]),
             };
-            (word(&event["verb"]), word(&object["apiGroup"]), resource)
+            let right = (word(&event["verb"]), word(&object["apiGroup"]), resource);
+            let name = named.contains(&right).then(|| word(&object["name"]));
+            (right.0, right.1, right.2, name)
         })
         // Everybody who is known may ask what he may.
-        .filter(|(_, group, _)| group != "authorization.k8s.io")
+        .filter(|(_, group, ..)| group != "authorization.k8s.io")
         .collect()
 }
 
@@ -60,10 +78,12 @@ fn used(cluster: &ControlPlane, namespace: &str) -> BTreeSet<Right> {
 async fn everything(scene: &Scene) {
     let host = scene.instance.origin().replace("https://", "");
     let namespace = format!("--lease-namespace={}", scene.namespace);
+    let lease = format!("--lease-name={LEASE}");
     let allowed = format!("--allowed-hosts={host}");
     let more = [
         "--leader-elect",
         &*namespace,
+        &lease,
         &allowed,
         "--min-renew-interval=1ms",
     ];
@@ -114,7 +134,7 @@ async fn everything(scene: &Scene) {
     scene.put_secret("app", open).await;
     spec["restart"] = json!([]);
     spec["target"] = json!({
-        "name": "app", "creationPolicy": "Merge", "data": {"crm-token": "{{ token }}"},
+        "name": "app", "creationPolicy": "Merge", "data": {"token": "{{ token }}"},
     });
     scene.create("merged", spec).await;
     scene.await_synced("merged").await;

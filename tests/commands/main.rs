@@ -175,6 +175,72 @@ async fn status_follows_with_a_line_for_each_change_where_there_is_no_terminal()
 }
 
 #[tokio::test]
+async fn what_does_not_exist_is_told_with_how_to_see_what_does() {
+    let scene = Scene::new(HALF_AN_HOUR).await;
+    let nowhere = ["-n", "nowhere-at-all"];
+    for arguments in [["status"].as_slice(), &["status", "-w"]] {
+        let all = [arguments, &nowhere].concat();
+        let came = run(command(&scene, Path::new(PROGRAM), &all)).await;
+        assert_eq!(came.status.code(), Some(1), "{all:?}");
+        assert_eq!(
+            came.stderr,
+            "error: there is no namespace \"nowhere-at-all\"; see which there are with: kubectl get \
+             namespaces\n"
+        );
+    }
+    for arguments in [["status", "-w", "nobody"].as_slice(), &["renew", "nobody"]] {
+        let came = ask(&scene, arguments).await;
+        assert_eq!(came.status.code(), Some(1), "{arguments:?}");
+        let said = "there is no ServiceNowCredential \"nobody\" in namespace";
+        assert!(came.stderr.contains(said), "{}", came.stderr);
+        assert!(came.stderr.contains("kubectl get servicenowcredentials"));
+    }
+    let came = ask(&scene, &["status"]).await;
+    assert!(came.status.success());
+    let said = format!(
+        "there is no ServiceNowCredential in namespace {:?}\n",
+        scene.namespace
+    );
+    assert_eq!(came.stderr, said);
+}
+
+#[tokio::test]
+async fn what_is_no_name_never_becomes_part_of_a_url() {
+    let (scene, _operator) = synced(HALF_AN_HOUR, TokenMode::AlwaysNew).await;
+    let wrong = [
+        ["renew", "itsm/status"].as_slice(),
+        &["renew", "itsm?dryRun=All"],
+        &["status", "team-a/itsm"],
+        &["check", "--from", "team-a/its m"],
+    ];
+    for arguments in wrong {
+        let came = run(command(&scene, Path::new(PROGRAM), arguments)).await;
+        assert_eq!(came.status.code(), Some(2), "{arguments:?}");
+    }
+    let came = run(command(&scene, Path::new(PROGRAM), &["status", "-n", ""])).await;
+    assert_eq!(came.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn renew_asks_for_all_even_where_nobody_reads_what_it_says() {
+    let (scene, _operator) = synced(HALF_AN_HOUR, TokenMode::AlwaysNew).await;
+    scene.create("crm", scene.spec()).await;
+    scene.await_synced("crm").await;
+    let arguments = ["renew", "nobody", "itsm", "crm", "-n", &scene.namespace];
+    let mut command = command(&scene, Path::new(PROGRAM), &arguments);
+    let mut renewing = command.stdout(Stdio::piped()).spawn().unwrap();
+    drop(renewing.stdout.take());
+    assert_eq!(renewing.wait().await.unwrap().code(), Some(1));
+    for name in ["itsm", "crm"] {
+        let asked = scene.get(name).await.metadata.annotations.unwrap();
+        assert!(
+            asked.contains_key("snowcred.dev/renew-requested-at"),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn kubectl_finds_the_plugin_by_its_link() {
     let (scene, _operator) = synced(HALF_AN_HOUR, TokenMode::AlwaysNew).await;
     let folder = tempfile::tempdir().unwrap();

@@ -60,6 +60,25 @@ async fn check_asks_for_secrets_at_the_terminal_and_shows_nothing_of_what_is_typ
     }
 }
 
+#[tokio::test]
+async fn an_interrupted_prompt_leaves_a_terminal_that_shows_what_is_typed() {
+    let instance = Simulator::start().await;
+    let (origin, client) = (instance.origin(), support::CLIENT_ID);
+    let mut terminal = open(
+        &["check", "--instance", &origin, "--client-id", client],
+        &[],
+        80,
+    );
+    until_it_shows(&terminal, "(what you type is not shown): ").await;
+    let hides = async || (!terminal.echoes().unwrap()).then_some(());
+    eventually("what is typed is not shown", hides).await;
+    terminal.types("half\x03").unwrap();
+    let shows = async || terminal.echoes().unwrap().then_some(());
+    eventually("what is typed is shown again", shows).await;
+    assert_eq!(ended(terminal).await.status.code(), Some(130));
+    assert_eq!(instance.requests().len(), 0);
+}
+
 /// The table as it was drawn last, without its colours.
 fn last_table(shown: &str) -> Vec<String> {
     // Each is drawn from the top left corner on; what is under it is wiped away.

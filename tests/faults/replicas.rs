@@ -9,7 +9,7 @@ use testkit::{
 
 use crate::{
     fleet::Fleet,
-    support::{eventually, own_cluster},
+    support::{eventually, own_cluster, rights::LEASE},
 };
 
 const MEMBERS: usize = 6;
@@ -36,9 +36,13 @@ fn two(replicas: &mut Vec<Operator>, options: &Options) {
 async fn two_that_fight_over_the_lease_under_faults_lose_nothing_and_one_leads_in_the_end() {
     let fleet = Fleet::new(own_cluster().await, MEMBERS).await;
     let namespace = format!("--lease-namespace={}", fleet.scene.namespace);
-    let options = fleet
-        .scene
-        .options(&["--min-renew-interval=1ms", "--leader-elect", &namespace]);
+    let lease = format!("--lease-name={LEASE}");
+    let options = fleet.scene.options(&[
+        "--min-renew-interval=1ms",
+        "--leader-elect",
+        &namespace,
+        &lease,
+    ]);
     let mut replicas = Vec::new();
     two(&mut replicas, &options);
     fleet.is_done("").await;

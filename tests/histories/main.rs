@@ -38,7 +38,9 @@ async fn whatever_a_resource_went_through_it_is_as_a_fresh_one() {
     let full = env::var("SNOWCRED_CAMPAIGN").is_ok_and(|value| value == "full");
     let seeds: Vec<u64> = match env::var("SNOWCRED_HISTORY") {
         Ok(seed) => vec![seed.parse().expect("SNOWCRED_HISTORY is a seed")],
-        Err(_) => (1..=if full { 60 } else { 8 }).collect(),
+        Err(_) if full => (1..=60).collect(),
+        // 13 once had its conditions in another order.
+        Err(_) => (1..=8).chain([13]).collect(),
     };
     let all: Vec<(u64, Told)> = stream::iter(seeds)
         .map(|seed| async move { (seed, told(seed, STEPS).await) })

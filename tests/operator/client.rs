@@ -7,7 +7,7 @@ use kube::api::PostParams;
 use serde_json::json;
 use testkit::{operator::Operator, servicenow};
 
-use crate::support::{CLIENT, CLIENT_ID, CLIENT_SECRET, Scene, eventually, version};
+use crate::support::{CLIENT, CLIENT_ID, CLIENT_SECRET, Scene, eventually, rights, version};
 
 const LONG: Duration = Duration::from_secs(1800);
 
@@ -246,6 +246,8 @@ async fn a_namespace_that_knows_a_clients_id_but_not_its_secret_gets_nothing_and
         .retain(|argument| !argument.starts_with("--watch-namespaces"));
     let both = format!("{},{}", owner.namespace, stranger.namespace);
     options.arguments.push(format!("--watch-namespaces={both}"));
+    // It has rights in its own namespace already.
+    rights::operator(owner.cluster, &owner.namespace, &stranger.namespace).await;
     let _operator = Operator::start(&options).await;
     owner.create("itsm", owner.spec()).await;
     let first = owner.await_synced("itsm").await;

@@ -16,8 +16,11 @@ use testkit::{
 };
 
 use crate::{
-    leadership::{LEASE, lease, leases, led, replica, until_it_leads, was_waited_out, writes},
-    support::{Scene, eventually, install_crd, rights::rules},
+    leadership::{lease, leases, led, of_default, replica, until_it_leads, was_waited_out, writes},
+    support::{
+        Scene, eventually, install_crd,
+        rights::{LEASE, rules},
+    },
 };
 
 /// Whether a replica leads, or has ended.
@@ -272,9 +275,7 @@ async fn an_api_server_that_hangs_ends_the_leader_in_time_and_the_standby_leads_
     let options = Options {
         binary: env!("CARGO_BIN_EXE_servicenow-credential-operator").into(),
         kubeconfig,
-        arguments: ["--leader-elect", "--lease-namespace=default"]
-            .map(str::to_owned)
-            .into(),
+        arguments: of_default(),
         environment: Vec::new(),
     };
     let mut leader = Operator::start(&options).await;

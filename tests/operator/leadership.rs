@@ -11,9 +11,11 @@ use testkit::{
     operator::{Operator, Options},
 };
 
-use crate::support::{Scene, eventually, install_crd, rights::rules};
+use crate::support::{
+    Scene, eventually, install_crd,
+    rights::{LEASE, rules},
+};
 
-pub(crate) const LEASE: &str = "the-lease";
 /// For how long a Lease that is not renewed is its holder's.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 
@@ -22,6 +24,13 @@ pub(crate) fn replica(scene: &Scene) -> Options {
     let namespace = format!("--lease-namespace={}", scene.namespace);
     let lease = format!("--lease-name={LEASE}");
     scene.options(&["--leader-elect", &namespace, &lease])
+}
+
+/// The arguments of a replica whose Lease is in the namespace `default`.
+pub(crate) fn of_default() -> Vec<String> {
+    let lease = format!("--lease-name={LEASE}");
+    let arguments = ["--leader-elect", "--lease-namespace=default", &lease];
+    arguments.map(str::to_owned).into()
 }
 
 pub(crate) fn leases(scene: &Scene) -> Api<Lease> {
@@ -215,10 +224,22 @@ async fn two_that_fight_over_the_lease_keep_the_secret_right() {
 async fn shards_have_leases_of_their_own() {
     let scene = Scene::new(Duration::from_secs(1800)).await;
     let namespace = format!("--lease-namespace={}", scene.namespace);
+    // Their names are the operator's own choice, and not the chart's.
+    let mut any_lease = rules();
+    any_lease
+        .iter_mut()
+        .for_each(|rule| rule.resource_names = None);
+    let kubeconfig = scene
+        .cluster
+        .service_account(&scene.namespace, "shards", any_lease)
+        .await;
     let mut shards = Vec::new();
     for selector in ["--selector=shard=a", "--selector=shard=b"] {
-        let options = scene.options(&["--leader-elect", &namespace, selector]);
-        let shard = Operator::start(&options).await;
+        let shard = Operator::start(&Options {
+            kubeconfig: kubeconfig.clone(),
+            ..scene.options(&["--leader-elect", &namespace, selector])
+        })
+        .await;
         until_it_leads(&shard).await;
         shards.push(shard);
     }
@@ -230,10 +251,13 @@ async fn shards_have_leases_of_their_own() {
 async fn a_lease_that_may_not_be_written_is_said_and_the_replica_is_not_ready() {
     let scene = Scene::new(Duration::from_secs(1800)).await;
     let mut fewer = rules();
-    let lease = fewer
-        .iter_mut()
-        .find(|rule| rule.resources == Some(vec!["leases".to_owned()]));
-    lease.unwrap().verbs = vec!["get".to_owned(), "list".to_owned(), "watch".to_owned()];
+    for rule in &mut fewer {
+        if rule.resources == Some(vec!["leases".to_owned()]) {
+            rule.verbs
+                .retain(|verb| verb != "create" && verb != "update");
+        }
+    }
+    fewer.retain(|rule| !rule.verbs.is_empty());
     let kubeconfig = scene
         .cluster
         .service_account(&scene.namespace, "no-lease", fewer)
@@ -261,9 +285,7 @@ async fn an_api_server_that_is_away_for_longer_than_the_lease_ends_the_leader_an
     let options = Options {
         binary: env!("CARGO_BIN_EXE_servicenow-credential-operator").into(),
         kubeconfig,
-        arguments: ["--leader-elect", "--lease-namespace=default"]
-            .map(str::to_owned)
-            .into(),
+        arguments: of_default(),
         environment: Vec::new(),
     };
     let mut leader = Operator::start(&options).await;

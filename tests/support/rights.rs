@@ -14,6 +14,8 @@ const NAMESPACE: &str = "the-namespace-of-the-operator";
 /// Stands for the namespace that it acts in.
 const WATCHED: &str = "the-namespace-that-it-watches";
 const ACCOUNT: &str = "operator";
+/// The Lease that it may hold, and no other.
+pub const LEASE: &str = "the-lease";
 
 /// ServiceAccount, roles and bindings as the chart writes them, for the whole cluster or for one
 /// namespace.
@@ -28,7 +30,9 @@ fn rendered(namespaced: bool) -> &'static str {
         let values = json!({
             "watchNamespaces": watched,
             "restart": {"enabled": true},
+            "rbac": {"userRoles": false},
             "serviceAccount": {"name": ACCOUNT},
+            "fullnameOverride": LEASE,
             "crds": {"enabled": false},
         });
         let helm = Helm::new().unwrap();

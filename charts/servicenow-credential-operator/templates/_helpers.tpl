@@ -1,15 +1,15 @@
 {{- define "snowcred.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | replace "." "-" | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* The release's name in front, unless it says the chart's name already. */}}
 {{- define "snowcred.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | replace "." "-" | trunc 63 | trimSuffix "-" -}}
 {{- else if contains (include "snowcred.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 63 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "snowcred.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "snowcred.name" .) | replace "." "-" | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -19,24 +19,22 @@
 {{- end -}}
 
 {{- define "snowcred.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "snowcred.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "snowcred.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{/* Labels of an object: the chart's own, then those of the object (`more`), then those of all. */}}
 {{- define "snowcred.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{ include "snowcred.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $labels := include "snowcred.selectorLabels" .root | fromYaml -}}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") -}}
+{{- $_ := set $labels "app.kubernetes.io/version" .root.Chart.AppVersion -}}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- toYaml (merge $labels (.more | default dict) .root.Values.commonLabels) -}}
 {{- end -}}
 
 {{/* On what decides who may do what, so that it can be applied apart from the rest. */}}
 {{- define "snowcred.accessLabels" -}}
-{{ include "snowcred.labels" . }}
-app.kubernetes.io/component: access
+{{- include "snowcred.labels" (dict "root" . "more" (dict "app.kubernetes.io/component" "access")) -}}
 {{- end -}}
 
 {{- define "snowcred.serviceAccountName" -}}

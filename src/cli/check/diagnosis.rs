@@ -72,7 +72,14 @@ pub(super) fn diagnose(situation: Situation, attempts: &[Attempt]) -> Option<Dia
                 client_is_right(situation)
             )
         }
-        None if refuses_the_user_too(situation, attempts) => {
+        None if refusal_of_the_user(situation, attempts) == Some(Some(Cause::User)) => {
+            // RFC 6749, section 5.2: an invalid_grant is about the user, an invalid_client is not.
+            causes.retain(|cause| left_by_grant.contains(cause));
+            "With the password grant it refuses the user given and not the client, so the client's \
+             id and secret are right."
+                .to_owned()
+        }
+        None if refusal_of_the_user(situation, attempts).is_some() => {
             first(&mut causes, Cause::User);
             first(&mut causes, Cause::Client);
             "It refuses the password grant as well, and both grants share the client.".to_owned()
@@ -99,14 +106,17 @@ fn client_is_right(situation: Situation) -> &'static str {
     }
 }
 
-/// The client-credentials grant is off by default, so its refusal would tell nothing; nor does that
-/// of an instance that has no password grant.
-fn refuses_the_user_too(situation: Situation, attempts: &[Attempt]) -> bool {
+/// What the instance names where it refuses the password grant of the user given as well. The
+/// client-credentials grant is off by default, so its refusal would tell nothing; nor does that of an
+/// instance that has no password grant.
+fn refusal_of_the_user(situation: Situation, attempts: &[Attempt]) -> Option<Option<Cause>> {
     let refused = |attempt: &Attempt| {
         let Answer::Refused(refusal) = &attempt.answer else {
-            return false;
+            return None;
         };
-        attempt.request == Request::OtherGrant && refusal.named != Some(Cause::Plugin)
+        let tells = attempt.request == Request::OtherGrant && refusal.named != Some(Cause::Plugin);
+        tells.then_some(refusal.named)
     };
-    !situation.password && attempts.iter().any(refused)
+    let refused = attempts.iter().find_map(refused);
+    refused.filter(|_| !situation.password)
 }

@@ -7,7 +7,7 @@ use super::{
     voice::Voice,
 };
 use crate::{
-    cli::{CommandError, reach},
+    cli::{CommandError, names, reach},
     kubernetes::{Cluster, Fence, read_references},
 };
 
@@ -16,7 +16,7 @@ pub(super) async fn subject(resource: &str, args: &CheckArgs) -> Result<Subject,
     let voice = Voice::Resource;
     let parts = resource.split_once('/');
     let Some((namespace, name)) = parts.filter(|(namespace, name)| {
-        !namespace.is_empty() && !name.is_empty() && !name.contains('/')
+        names::namespace(namespace).is_ok() && names::resource(name).is_ok()
     }) else {
         return Err(CommandError::usage(format!(
             "--from {resource:?} names no resource: write its namespace and its name, as in \

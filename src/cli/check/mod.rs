@@ -33,7 +33,7 @@ use secrecy::SecretString;
 
 use self::report::{Report, Step};
 use super::{
-    CommandError, print,
+    CommandError, tell,
     terminal::{self, coloured, json},
 };
 use crate::api::ClientAuthentication;
@@ -170,9 +170,4 @@ impl Teller {
             Output::Json => tell(&(json(report, true)? + "\n")),
         }
     }
-}
-
-/// Prints, to nobody if nobody reads any more: the exit code is still what was found.
-fn tell(text: &str) -> Result<(), CommandError> {
-    print(text).or_else(|error| if error.code == 0 { Ok(()) } else { Err(error) })
 }

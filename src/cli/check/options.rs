@@ -2,10 +2,12 @@
 
 use std::{
     env, fs,
-    io::{IsTerminal as _, stdin},
+    io::{IsTerminal as _, Read as _, stdin},
     path::Path,
+    thread,
 };
 
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
@@ -16,7 +18,7 @@ use super::{
 };
 use crate::{
     api::{Client, ClientSecretRef, ServiceNowCredentialSpec, Verify},
-    cli::CommandError,
+    cli::{CommandError, block_on},
     decide::observed::CheckedSpec,
     servicenow::{SharingKey, Tls, stored},
 };
@@ -137,18 +139,58 @@ fn prompt(what: &str, instead: &str) -> Result<Zeroizing<String>, CommandError> 
             "there is no {what}, and no terminal to ask at; {instead}"
         )));
     }
+    leave_the_terminal_as_it_was();
     let typed = rpassword::prompt_password(format!("The {what} (what you type is not shown): "));
     typed.map(Zeroizing::new).map_err(|error| {
         CommandError::failed(format!("cannot ask for the {what}: {error}; {instead}"))
     })
 }
 
+#[allow(
+    clippy::exit,
+    reason = "the prompt waits in a call that nothing else ends"
+)]
+/// Whoever interrupts a prompt gets back a terminal that shows what is typed.
+fn leave_the_terminal_as_it_was() {
+    let Ok(shown) = tcgetattr(stdin()) else {
+        return;
+    };
+    // The prompt keeps this thread busy.
+    thread::spawn(move || {
+        let waited = block_on(async {
+            tokio::signal::ctrl_c()
+                .await
+                .map_err(|error| CommandError::failed(error.to_string()))
+        });
+        if waited.is_ok() {
+            let _ = tcsetattr(stdin(), OptionalActions::Now, &shown);
+            std::process::exit(INTERRUPTED);
+        }
+    });
+}
+
+/// As shells tell that SIGINT ended a program.
+const INTERRUPTED: i32 = 130;
+
+/// More than any secret or bundle of authorities holds.
+const FILE_LIMIT: u64 = 1024 * 1024;
+
 fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, CommandError> {
-    fs::read(file).map(Zeroizing::new).map_err(|error| {
-        CommandError::failed(format!(
-            "cannot read the file {file:?}: {error}; check its path and its permissions"
-        ))
-    })
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = fs::File::open(file)
+        .and_then(|opened| opened.take(FILE_LIMIT + 1).read_to_end(&mut bytes))
+        .map_err(|error| {
+            CommandError::failed(format!(
+                "cannot read the file {file:?}: {error}; check its path and its permissions"
+            ))
+        })?;
+    if read as u64 > FILE_LIMIT {
+        return Err(CommandError::failed(format!(
+            "the file {file:?} is larger than 1 MiB, as no secret and no bundle of certificates is; \
+             check its path"
+        )));
+    }
+    Ok(bytes)
 }
 
 fn read_text(file: &Path) -> Result<Zeroizing<String>, CommandError> {

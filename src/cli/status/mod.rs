@@ -9,7 +9,11 @@ use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
 
 use clap::{Args, ValueEnum};
 use futures::{StreamExt as _, pin_mut};
-use kube::runtime::watcher::{self, Event};
+use jiff::Timestamp;
+use kube::{
+    Client,
+    runtime::watcher::{self, Event},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{MissedTickBehavior, interval},
@@ -20,8 +24,8 @@ use self::{
     table::{Room, table},
 };
 use super::{
-    CommandError, complain, print, reach,
-    terminal::{self, coloured, json},
+    CommandError, names, note, print, reach,
+    terminal::{self, BAD, brief, coloured, json},
 };
 use crate::{
     Clock, SystemClock,
@@ -33,7 +37,7 @@ use crate::{
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
     /// One resource. Default: all of the namespace.
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = names::resource)]
     name: Option<String>,
 
     #[command(flatten)]
@@ -66,30 +70,50 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CommandError> {
     let (client, namespace) = args.reach.connect().await?;
     let within = (!args.all_namespaces).then_some(namespace.as_str());
     if args.watch {
-        let events = watch::credentials(client, within, None);
-        return follow(&args, events).await;
+        let events = watch::credentials(client.clone(), within, None);
+        return follow(&args, events, async || {
+            nothing(&client, &args, within).await
+        })
+        .await;
     }
-    let listed = watch::list_credentials(client, within)
+    let listed = watch::list_credentials(client.clone(), within)
         .await
         .map_err(|error| reach::refused(&error))?;
     let rows = rows(listed.iter().filter(|one| is_meant(&args, one)));
     if rows.is_empty() {
-        let place = within.map_or_else(String::new, |ns| format!(" in namespace {ns:?}"));
-        return match (&args.name, args.output) {
-            (Some(name), _) => Err(CommandError::failed(format!(
-                "there is no ServiceNowCredential {name:?}{place}"
-            ))),
-            (None, Output::Json) => print("[]\n"),
-            (None, Output::Table) => {
-                complain(&format!("there is no ServiceNowCredential{place}"));
-                Ok(())
-            }
+        nothing(&client, &args, within).await?;
+        return match args.output {
+            Output::Json => print("[]\n"),
+            Output::Table => Ok(()),
         };
     }
     match args.output {
         Output::Json => print(&(json(&rows, true)? + "\n")),
         Output::Table => print(&coloured(&table(&rows, SystemClock.now(), room(&args)))),
     }
+}
+
+/// There is nothing to show. That is an error where a name was given that nobody has, and else a
+/// note.
+async fn nothing(
+    client: &Client,
+    args: &StatusArgs,
+    within: Option<&str>,
+) -> Result<(), CommandError> {
+    let place = match within {
+        None => "in this cluster".to_owned(),
+        Some(namespace) => {
+            if let Some(unknown) = reach::unknown_namespace(client, namespace).await {
+                return Err(unknown);
+            }
+            if let Some(name) = &args.name {
+                return Err(CommandError::failed(reach::nobody(namespace, name)));
+            }
+            format!("in namespace {namespace:?}")
+        }
+    };
+    note(&format!("there is no ServiceNowCredential {place}"));
+    Ok(())
 }
 
 fn is_meant(args: &StatusArgs, credential: &Credential) -> bool {
@@ -141,6 +165,7 @@ impl Drop for Screen {
 async fn follow(
     args: &StatusArgs,
     events: impl futures::Stream<Item = watcher::Result<Event<Credential>>>,
+    nothing: impl AsyncFn() -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let live = args.output == Output::Table && std::io::stdout().is_terminal();
     let listen = |kind| {
@@ -153,6 +178,8 @@ async fn follow(
     pin_mut!(events);
     let (mut fleet, mut relisted) = (Fleet::new(), Fleet::new());
     let (mut screen, mut listed) = (None, false);
+    // Since when what is known may be old.
+    let mut away: Option<Timestamp> = None;
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -169,8 +196,13 @@ async fn follow(
                         let why = format!("the resources cannot be watched: {error}");
                         return Err(CommandError::failed(why));
                     }
-                    // It is begun anew; what is known stays until then.
-                    None => continue,
+                    // It is begun anew; what is known stays until then, and is told to be old.
+                    None => {
+                        if away.is_none() && !live {
+                            note("the Kubernetes API cannot be reached; this goes on when it can");
+                        }
+                        away = away.or(Some(SystemClock.now()));
+                    }
                 },
                 Some(Ok(Event::Init)) => {
                     relisted.clear();
@@ -182,7 +214,12 @@ async fn follow(
                 }
                 Some(Ok(Event::InitDone)) => {
                     let before = std::mem::replace(&mut fleet, std::mem::take(&mut relisted));
-                    listed = true;
+                    away = None;
+                    if !std::mem::replace(&mut listed, true)
+                        && !fleet.values().any(|one| is_meant(args, one))
+                    {
+                        nothing().await?;
+                    }
                     if !live {
                         let gone = before.values().filter(|one| !fleet.contains_key(&one.name));
                         let mut gone = gone.filter(|one| is_meant(args, one));
@@ -215,9 +252,18 @@ async fn follow(
         }
         if let Some(screen) = &screen {
             let rows = rows(fleet.values().filter(|one| is_meant(args, one)));
-            screen.draw(&table(&rows, SystemClock.now(), room(args)))?;
+            let (now, mut room) = (SystemClock.now(), room(args));
+            let old = away.map(|since| stale(since, now)).unwrap_or_default();
+            room.height = room.height.map(|height| height - old.lines().count());
+            screen.draw(&(old + &table(&rows, now, room)))?;
         }
     }
+}
+
+/// What stands above a table that nobody brings up to date.
+fn stale(since: Timestamp, now: Timestamp) -> String {
+    let ago = brief(now.duration_since(since));
+    format!("{BAD}The Kubernetes API cannot be reached: this is as it was {ago} ago.{BAD:#}\n")
 }
 
 /// Whether a person who follows the fleet wants to hear of it.

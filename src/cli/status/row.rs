@@ -1,6 +1,6 @@
 //! One resource as the status command sees it, and how much it needs attention.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 
@@ -54,6 +54,8 @@ pub(super) enum Attention {
     NotReady,
     /// They have one, and the last attempt failed.
     Failing,
+    /// They have one, and its renewal is overdue.
+    Overdue,
     /// The token was not accepted where it was tried.
     NotVerified,
     /// Nothing has been tried yet.
@@ -63,6 +65,9 @@ pub(super) enum Attention {
     /// All is well.
     Well,
 }
+
+/// An operator that runs renews sooner after the time that it has set itself.
+const LATE: SignedDuration = SignedDuration::from_mins(1);
 
 impl Row {
     /// The resource as it is known.
@@ -108,6 +113,8 @@ impl Row {
             Attention::NotReady
         } else if failed(&self.synced) {
             Attention::Failing
+        } else if !self.suspended && self.renewal_time.is_some_and(|at| at + LATE < now) {
+            Attention::Overdue
         } else if self.verified.as_ref().is_some_and(failed) {
             Attention::NotVerified
         } else if self.suspended {

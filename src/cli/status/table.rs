@@ -26,6 +26,9 @@ const INDENT: &str = "    ";
 const ADVICE_LINES: usize = 3;
 /// Columns behind the name: ready, synced, bar and time left, renewal, and the gaps between them.
 const BEHIND_NAME: usize = 2 + 7 + 2 + 19 + 2 + BAR + 1 + 7 + 2 + 7;
+/// The advice where the resource itself says that all is well, and it is not.
+const NOBODY_RENEWS: &str = "Nobody renews it: does the operator run, and does it watch this \
+                             namespace? See its pods and their log.";
 /// A name is not made shorter than this.
 const LEAST_NAME: usize = 12;
 
@@ -94,6 +97,7 @@ fn summary(rows: &[Row], now: Timestamp) -> String {
     let parts = [
         (Attention::NotReady, "not ready"),
         (Attention::Failing, "ready but failing"),
+        (Attention::Overdue, "overdue"),
         (Attention::NotVerified, "not accepted by the probe"),
         (Attention::Pending, "pending"),
         (Attention::Suspended, "suspended"),
@@ -115,7 +119,7 @@ fn summary(rows: &[Row], now: Timestamp) -> String {
 fn line(row: &Row, name: &str, width: usize, now: Timestamp) -> String {
     let mood = match row.attention(now) {
         Attention::NotReady => BAD,
-        Attention::Failing | Attention::NotVerified => WORRYING,
+        Attention::Failing | Attention::Overdue | Attention::NotVerified => WORRYING,
         Attention::Pending | Attention::Suspended => FAINT,
         Attention::Well => GOOD,
     };
@@ -156,8 +160,12 @@ fn bar(share: f64) -> String {
 
 /// What went wrong, and what to do, below its row.
 fn advice(row: &Row, now: Timestamp, room: Room) -> String {
-    let Some(advice) = &row.advice else {
-        return String::new();
+    let silent = matches!(row.attention(now), Attention::NotReady | Attention::Overdue)
+        && row.synced.status == "True";
+    let advice = match &row.advice {
+        Some(advice) => advice,
+        None if silent => NOBODY_RENEWS,
+        None => return String::new(),
     };
     let mut sentence = String::new();
     if let Some(failure) = &row.failure {

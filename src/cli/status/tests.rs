@@ -146,3 +146,28 @@ fn a_status_cannot_send_control_characters_to_the_terminal() {
     row.advice = Some("red \x1b[31m and\nmore".to_owned());
     assert!(!plain(&[row], at(0), ROOM).contains("\x1b"));
 }
+
+#[test]
+fn a_resource_that_nobody_renews_says_so_before_its_token_is_over_and_after() {
+    let now = at(1500);
+    let mut over = well("over");
+    (over.renewal_time, over.expires_at) = (Some(at(1000)), Some(at(1450)));
+    let mut kept = well("kept");
+    kept.renewal_time = kept.expires_at;
+    let wide = Room {
+        width: Some(120),
+        ..ROOM
+    };
+    let shown = plain(&sorted(vec![kept, well("late"), over], now), now, wide);
+    let expected = "\
+3 resources: 1 not ready, 1 overdue, 1 well
+NAME          READY    SYNCED               LIFETIME LEFT     RENEWS
+team-a/over   Expired  TokenSynced          ░░░░░░░░ -50s     now
+    Nobody renews it: does the operator run, and does it watch this namespace? See its pods and their log.
+team-a/late   True     TokenSynced          ██░░░░░░ 5m00s    now
+    Nobody renews it: does the operator run, and does it watch this namespace? See its pods and their log.
+team-a/kept   True     TokenSynced          ██░░░░░░ 5m00s    5m00s
+";
+    let unpadded: Vec<_> = shown.lines().map(str::trim_end).collect();
+    assert_eq!(unpadded.join("\n") + "\n", expected);
+}
