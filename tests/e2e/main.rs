@@ -3,7 +3,7 @@
 //! second with whatever its file holds, while the operator is upgraded, deleted and rescheduled.
 //!
 //! `make e2e` runs it, on a node that this machine becomes for it, or on the cluster of
-//! `E2E_KUBECONFIG` with the image of `E2E_IMAGE`. CONTRIBUTING.md says how.
+//! `E2E_KUBECONFIG` with the image of `E2E_IMAGE`; `docs/e2e.md` says how.
 
 #![allow(
     clippy::unwrap_used,
