@@ -152,7 +152,7 @@ ifeq ($(E2E_SKIP),untested)
 else ifneq ($(E2E_SKIP),)
 	@echo "error: E2E_SKIP takes one word, untested, and not \"$(E2E_SKIP)\"" >&2; exit 1
 else ifeq ($(E2E_KUBECONFIG),)
-	@[ "$$(id -u)" = 0 ] || { echo "error: make e2e makes this machine a node, which needs root. Run it as root, or name a cluster of your own with E2E_KUBECONFIG (CONTRIBUTING.md), or skip it with E2E_SKIP=untested." >&2; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo "error: make e2e makes this machine a node, which needs root. Run it as root, or name a cluster of your own with E2E_KUBECONFIG (docs/e2e.md), or skip it with E2E_SKIP=untested." >&2; exit 1; }
 	@missing=; PATH="$$PATH:/usr/sbin:/sbin"; \
 	for pair in buildah:buildah containerd:containerd ctr:containerd runc:runc nft:nftables ip:iproute2 unshare:util-linux nsenter:util-linux; do \
 	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \

@@ -144,14 +144,13 @@ impl Program {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut kubeconfig = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut kubeconfig)
-            .unwrap();
-        assert_ne!(kubeconfig, "", "the node did not start");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let kubeconfig = lines.next().expect("the node should start").unwrap();
+        let socket = lines.next().expect("it should name a socket").unwrap();
+        assert!(Path::new(&socket).exists());
         Self {
             child,
-            kubeconfig: kubeconfig.trim().into(),
+            kubeconfig: kubeconfig.into(),
             folder,
         }
     }

@@ -13,21 +13,23 @@ const PROGRAM: &str = "/usr/bin/servicenow-credential-operator";
 /// In bytes, before compression.
 const LIMIT: u64 = 40 * 1000 * 1000;
 
-/// The image, built once for all tests.
-pub(crate) async fn operator() -> &'static Archive {
-    static IMAGE: OnceCell<Archive> = OnceCell::const_new();
+/// The image and the labels that it was to have, built once for all tests.
+pub(crate) async fn operator() -> &'static (Archive, Labels) {
+    static IMAGE: OnceCell<(Archive, Labels)> = OnceCell::const_new();
     IMAGE
         .get_or_init(async || tokio::task::spawn_blocking(build).await.unwrap())
         .await
 }
 
-fn build() -> Archive {
+fn build() -> (Archive, Labels) {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let profile = variable("E2E_PROFILE").unwrap_or_else(|| "release".to_owned());
     let images = Images::open().unwrap();
-    images
-        .operator(NAME, repository, &profile, &labels())
-        .unwrap_or_else(|error| panic!("{error:?}"))
+    let labels = labels();
+    let archive = images
+        .operator(NAME, repository, &profile, &labels)
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    (archive, labels)
 }
 
 /// As `make image` sets them.
@@ -55,7 +57,7 @@ pub(crate) async fn hold() {
         println!("E2E_IMAGE was built elsewhere: what is in it is not looked at");
         return;
     }
-    operator().await;
+    let (_, labels) = operator().await;
     let contents = tokio::task::spawn_blocking(|| Images::open()?.contents(NAME))
         .await
         .unwrap()
@@ -63,7 +65,6 @@ pub(crate) async fn hold() {
 
     assert_eq!(contents.user, "65532:65532");
     assert_eq!(contents.entrypoint, [PROGRAM]);
-    let labels = labels();
     let label = |name: &str| {
         let name = format!("org.opencontainers.image.{name}");
         contents.labels.get(&name).map(String::as_str)

@@ -2,15 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader},
-    process::{Child, Stdio},
+    io::{self, BufRead as _},
+    process::{Child, ChildStdout, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use testkit::servicenow::Authority;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
 };
 
@@ -154,6 +154,8 @@ pub(crate) async fn journal(place: &Place) -> BTreeMap<u64, usize> {
 struct Forward {
     child: Child,
     address: String,
+    /// Kept open: kubectl writes a line for each connection.
+    _output: io::BufReader<ChildStdout>,
 }
 
 impl Forward {
@@ -166,7 +168,7 @@ impl Forward {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut output = io::BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut line).unwrap();
         // Forwarding from 127.0.0.1:40123 -> 8081
         let address = line
@@ -174,18 +176,33 @@ impl Forward {
             .nth(2)
             .unwrap_or_default()
             .to_owned();
-        Self { child, address }
+        Self {
+            child,
+            address,
+            _output: output,
+        }
     }
 
+    /// The body of an answer. Its length is in its head: a forwarded connection may end with a reset.
     async fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.0\r\nHost: simulator\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: simulator\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
-        body.unwrap_or_else(|| panic!("no answer of the instance: {answer}"))
-            .to_owned()
+        let mut stream = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            } else if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        String::from_utf8(body).unwrap()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The operator, installed by Helm from the chart.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use testkit::chart;
@@ -17,6 +19,9 @@ pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=servicenow-credential-
                         app.kubernetes.io/instance=snowcred";
 const CRD: &str =
     "customresourcedefinition.apiextensions.k8s.io/servicenowcredentials.snowcred.dev";
+
+/// What the chart gives a pod to end by itself.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// An installed release.
 pub(crate) struct Release<'a> {
@@ -79,8 +84,12 @@ impl<'a> Release<'a> {
     }
 
     /// Deletes the pod, as whoever is out of ideas would.
-    pub(crate) async fn delete_pod(&self) {
+    ///
+    /// Returns how long it took to end: as the first process of its container it gets SIGTERM only
+    /// because it asks for it.
+    pub(crate) async fn delete_pod(&self) -> Duration {
         let before = self.pods().await;
+        let begun = Instant::now();
         let delete = [
             "delete",
             "pods",
@@ -90,7 +99,10 @@ impl<'a> Release<'a> {
             SYSTEM,
         ];
         self.place.kubectl(&delete).await.expect_success();
+        let ended = begun.elapsed();
+        assert!(ended < GRACE, "it had to be killed after {ended:?}");
         self.await_other_than(&before).await;
+        ended
     }
 
     /// Empties the nodes of the operator's pods, and takes them in again.

@@ -18,20 +18,25 @@ pub(crate) struct Report {
     unauthorized: usize,
     others: Vec<String>,
     answered: BTreeMap<u64, usize>,
-    to_ready: Duration,
-    node_ready: Duration,
+    times: Times,
+}
+
+/// What was measured on the way.
+pub(crate) struct Times {
+    /// A token's lifetime.
+    pub(crate) token: Duration,
+    /// From nothing to a node that takes pods.
+    pub(crate) node_ready: Duration,
+    /// From the resource to a token.
+    pub(crate) to_ready: Duration,
+    /// From the deletion of the operator's pod to its end.
+    pub(crate) to_end: Duration,
 }
 
 impl Report {
     /// From the workload's own log and from the instance's.
-    pub(crate) fn new(
-        calls: &[Call],
-        answered: &BTreeMap<u64, usize>,
-        lifetime: Duration,
-        to_ready: Duration,
-        node_ready: Duration,
-    ) -> Self {
-        let lifetime = lifetime.as_secs_f64();
+    pub(crate) fn new(calls: &[Call], answered: &BTreeMap<u64, usize>, times: Times) -> Self {
+        let lifetime = times.token.as_secs_f64();
         let least_left = calls.iter().filter_map(|call| call.remaining);
         let least_left = least_left.fold(f64::INFINITY, f64::min);
         let tokens: BTreeSet<&str> = calls.iter().filter_map(|c| c.token.as_deref()).collect();
@@ -50,8 +55,7 @@ impl Report {
             unauthorized: calls.iter().filter(|call| call.status == Some(401)).count(),
             others: calls.iter().filter(is_other).map(Call::to_string).collect(),
             answered: answered.clone(),
-            to_ready,
-            node_ready,
+            times,
         }
     }
 
@@ -79,11 +83,15 @@ impl Report {
         line("  so that was left", seconds(self.least_left));
         line(
             "from the resource to Ready",
-            seconds(self.to_ready.as_secs_f64()),
+            seconds(self.times.to_ready.as_secs_f64()),
+        );
+        line(
+            "from the deletion of the operator's pod to its end",
+            seconds(self.times.to_end.as_secs_f64()),
         );
         line(
             "from nothing to a ready node, images included",
-            seconds(self.node_ready.as_secs_f64()),
+            seconds(self.times.node_ready.as_secs_f64()),
         );
     }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use testkit::cluster::{ControlPlane, Error, Node, NodeOptions, Options, binaries};
@@ -34,9 +35,13 @@ struct Arguments {
     /// Keep a log of every request to the API, and print its path after the kubeconfig's.
     #[arg(long, conflicts_with = "build_only")]
     audit_log: bool,
-    /// Make this machine a node of it, which needs root, and what `make need-node` names.
+    /// Make this machine a node of it, which needs root, and what `make need-node` names. Prints the
+    /// socket of its containerd after the kubeconfig, for `ctr --address SOCKET -n k8s.io images import`.
     #[arg(long, conflicts_with_all = ["build_only", "audit_log"])]
     node: bool,
+    /// With --node: how often the kubelet brings the files of pods up to date, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "60", requires = "node")]
+    sync: u64,
 }
 
 /// Programs that a control plane does without.
@@ -59,7 +64,7 @@ fn main() -> Result<(), Error> {
     })?;
     let result = runtime.block_on(async {
         if arguments.node {
-            run_node().await
+            run_node(Duration::from_secs(arguments.sync)).await
         } else {
             run(arguments.audit_log).await
         }
@@ -108,14 +113,15 @@ async fn run(audit_log: bool) -> Result<(), Error> {
     Ok(())
 }
 
-async fn run_node() -> Result<(), Error> {
+async fn run_node(sync: Duration) -> Result<(), Error> {
     let interrupted = stop_requested()?;
     tokio::pin!(interrupted);
     let node = tokio::select! {
-        started = Node::start(NodeOptions::default()) => started?,
+        started = Node::start(NodeOptions { sync }) => started?,
         () = &mut interrupted => return Ok(()),
     };
     print_path(node.control_plane().kubeconfig());
+    print_path(&node.containerd_socket());
     interrupted.await;
     Ok(())
 }

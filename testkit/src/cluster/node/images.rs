@@ -173,6 +173,7 @@ impl Images {
         let context = self.context("base")?;
         toolchain.stand_in(&context)?;
         self.build_context(&base, &context)?;
+        self.forget(name);
         let mut buildah = self.buildah();
         buildah
             .args(["bud", "--layers", "--pull-never", "--tag", name])
@@ -191,6 +192,15 @@ impl Images {
         buildah.arg(repository);
         self.attend("build the operator's image", "buildah", buildah)?;
         self.archive(name)
+    }
+
+    /// Removes an image with the layers that are only its own. Those of a LABEL are taken for the same
+    /// by buildah whatever the arguments in it.
+    fn forget(&self, name: &str) {
+        let mut buildah = self.buildah();
+        buildah.args(["rmi", name]);
+        // There is none the first time.
+        let _ = self.attend("forget an image", "buildah", buildah);
     }
 
     /// What an image of this storage holds and says.

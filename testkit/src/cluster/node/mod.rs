@@ -46,17 +46,8 @@ const NAME: &str = "node";
 /// How a node differs from the usual one.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// How often the kubelet brings the files of each pod up to date.
+    /// How often the kubelet brings the files of each pod up to date; a minute, usually.
     pub sync: Duration,
-}
-
-impl Default for NodeOptions {
-    /// With the kubelet's own default.
-    fn default() -> Self {
-        Self {
-            sync: Duration::from_secs(60),
-        }
-    }
 }
 
 /// A control plane with one node. Dropping it ends both, and so does the end of the process.
@@ -158,6 +149,11 @@ impl Node {
     /// The folder with one log for each program of the node.
     pub fn logs_dir(&self) -> PathBuf {
         self.files.logs()
+    }
+
+    /// Where its containerd is asked, from anywhere on this machine.
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.files.containerd_socket()
     }
 
     /// Brings an image to the node, as a registry would.
