@@ -296,13 +296,17 @@ async fn judge(
 impl Interruption {
     /// Token requests that it may cost. A kill: one, for an answer that was lost on its way to the
     /// Secret, or for what was in memory and is needed later. A refusal among good answers is asked
-    /// about twice, by the one that was killed and by the next.
+    /// about twice, by the one that was killed and by the next. Somebody's Secret has no record of our
+    /// token: where a renewal that was asked for is seen after what came of it, the Secret looks
+    /// edited, and a token is asked for to put it back.
     fn may_cost(&self, scenario: &Scenario) -> usize {
         let refused = |step: &usize| matches!(scenario.steps[*step], Step::Refuse(_));
+        let merges = matches!(scenario.steps[0], Step::Merge);
         match self {
-            Self::KilledAtWrite(step, ..)
-            | Self::KilledAtRequest(step, _)
-            | Self::ShownThePast(step, _) => 1 + usize::from(refused(step)),
+            Self::ShownThePast(step, _) => 1 + usize::from(refused(step) || merges),
+            Self::KilledAtWrite(step, ..) | Self::KilledAtRequest(step, _) => {
+                1 + usize::from(refused(step))
+            }
             Self::KeptFromSeeing(..) => 0,
         }
     }
