@@ -25,7 +25,7 @@ pub(crate) struct Report {
 pub(crate) struct Times {
     /// A token's lifetime.
     pub(crate) token: Duration,
-    /// From nothing to a node that takes pods.
+    /// From nothing to a cluster that takes pods: no time, where it is there.
     pub(crate) node_ready: Duration,
     /// From the resource to a token.
     pub(crate) to_ready: Duration,
@@ -90,7 +90,7 @@ impl Report {
             seconds(self.times.to_end.as_secs_f64()),
         );
         line(
-            "from nothing to a ready node, images included",
+            "from nothing to a cluster, images included",
             seconds(self.times.node_ready.as_secs_f64()),
         );
     }
