@@ -101,7 +101,8 @@ async fn renew_tells_the_reason_of_a_failure_and_which_names_are_wrong() {
     assert_eq!(came.status.code(), Some(1));
     assert_eq!(came.stdout, "");
     let missing = format!(
-        "error: there is no ServiceNowCredential \"nobody\" in namespace {:?}\n",
+        "error: there is no ServiceNowCredential \"nobody\" in namespace {:?}; see which there are \
+         with: kubectl get servicenowcredentials --all-namespaces\n",
         scene.namespace
     );
     let failed = came.stderr.strip_prefix(&missing).unwrap();
