@@ -74,8 +74,8 @@ fn used(cluster: &ControlPlane, namespace: &str) -> BTreeSet<Right> {
         .collect()
 }
 
-/// Everything that an operator does for people, once.
-async fn everything(scene: &Scene) {
+/// Everything that an operator does for people, once. Two replicas do it, and go on.
+async fn everything(scene: &Scene) -> [Operator; 2] {
     let host = scene.instance.origin().replace("https://", "");
     let namespace = format!("--lease-namespace={}", scene.namespace);
     let lease = format!("--lease-name={LEASE}");
@@ -88,8 +88,10 @@ async fn everything(scene: &Scene) {
         "--min-renew-interval=1ms",
     ];
     let options = scene.options(&more);
-    let _leader = Operator::start(&options).await;
-    let _standby = Operator::start(&options).await;
+    let replicas = [
+        Operator::start(&options).await,
+        Operator::start(&options).await,
+    ];
 
     let workloads: Vec<_> = ["Deployment", "StatefulSet", "DaemonSet"]
         .map(String::from)
@@ -144,6 +146,7 @@ async fn everything(scene: &Scene) {
         found.is_none().then_some(())
     })
     .await;
+    replicas
 }
 
 async fn apply(scene: &Scene, object: &Value) {
@@ -193,7 +196,7 @@ async fn the_chart_grants_what_the_operator_uses_and_no_more() {
     });
     let scene = Scene::on(cluster, instance.await.unwrap(), Duration::from_secs(1800)).await;
     scene.instance.set_mode(TokenMode::AlwaysNew);
-    everything(&scene).await;
+    let _replicas = everything(&scene).await;
     let all_used = eventually("everything that is granted is used", async || {
         (used(cluster, &scene.namespace) == granted()).then_some(())
     });
