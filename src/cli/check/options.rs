@@ -2,13 +2,14 @@
 
 use std::{
     env, fs,
-    io::{IsTerminal as _, Read as _, stdin},
+    io::{ErrorKind, IsTerminal as _, Read as _, stdin},
     path::Path,
     thread,
 };
 
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::{
@@ -141,18 +142,23 @@ fn prompt(what: &str, instead: &str) -> Result<Zeroizing<String>, CommandError> 
     }
     leave_the_terminal_as_it_was();
     let typed = rpassword::prompt_password(format!("The {what} (what you type is not shown): "));
-    typed.map(Zeroizing::new).map_err(|error| {
-        CommandError::failed(format!("cannot ask for the {what}: {error}; {instead}"))
-    })
+    typed
+        .map(Zeroizing::new)
+        .map_err(|error| match error.kind() {
+            ErrorKind::Interrupted => CommandError::interrupted(),
+            _ => CommandError::failed(format!("cannot ask for the {what}: {error}; {instead}")),
+        })
 }
 
+/// Whoever interrupts a prompt gets back a terminal that shows what is typed: without a handler, the
+/// signal ends the process before the prompt has set it right.
 #[allow(
     clippy::exit,
-    reason = "the prompt waits in a call that nothing else ends"
+    reason = "the handler stays, and whoever interrupts the rest means it, too"
 )]
-/// Whoever interrupts a prompt gets back a terminal that shows what is typed.
 fn leave_the_terminal_as_it_was() {
-    let Ok(shown) = tcgetattr(stdin()) else {
+    // The handler is there from here on, before anybody can be asked.
+    let (Ok(shown), Ok(_)) = (tcgetattr(stdin()), signal(SignalKind::interrupt())) else {
         return;
     };
     // The prompt keeps this thread busy.
@@ -164,13 +170,10 @@ fn leave_the_terminal_as_it_was() {
         });
         if waited.is_ok() {
             let _ = tcsetattr(stdin(), OptionalActions::Now, &shown);
-            std::process::exit(INTERRUPTED);
+            std::process::exit(CommandError::interrupted().code.into());
         }
     });
 }
-
-/// As shells tell that SIGINT ended a program.
-const INTERRUPTED: i32 = 130;
 
 /// More than any secret or bundle of authorities holds.
 const FILE_LIMIT: u64 = 1024 * 1024;
