@@ -70,8 +70,8 @@ test: need-cargo need-cc need-go need-fmt need-clippy ## Check everything: forma
 e2e: need-node $(if $(E2E_SKIP),,build need-go) ## Run the operator in pods, from its image and chart, through upgrade, kills and rescheduling (15 minutes)
 ifeq ($(E2E_SKIP),)
 	@$(TARGET)/control-plane --build-only --with $(if $(E2E_KUBECONFIG),helm,node$(comma)helm) >/dev/null
-	$(if $(E2E_KUBECONFIG),,$(CARGO) test $(LOCKED) --workspace --test node -- --ignored --test-threads=1)
-	$(CARGO) test $(LOCKED) --workspace --test e2e -- --ignored --nocapture --test-threads=1
+	$(if $(E2E_KUBECONFIG),,$(CARGO) test $(LOCKED) --workspace --test node -- --test-threads=1)
+	$(CARGO) test $(LOCKED) --workspace --test e2e -- --nocapture --test-threads=1
 endif
 
 sim: need-cargo need-cc ## Simulate fleets through bad days in virtual time: make sim SEEDS=100 DAYS=3.65

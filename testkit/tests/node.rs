@@ -28,7 +28,6 @@ spec:
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-#[ignore = "needs root and a container runtime: make e2e"]
 async fn a_node_that_is_killed_takes_its_pods_mounts_and_devices_with_it() {
     let before = Traces::look();
     let mut program = Program::start(TempDir::new().unwrap());
@@ -42,7 +41,6 @@ async fn a_node_that_is_killed_takes_its_pods_mounts_and_devices_with_it() {
 }
 
 #[tokio::test]
-#[ignore = "needs root and a container runtime: make e2e"]
 async fn what_is_left_when_its_keeper_was_killed_too_goes_before_the_next_start() {
     let before = Traces::look();
     let mut first = Program::start(TempDir::new().unwrap());

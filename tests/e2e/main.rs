@@ -62,7 +62,6 @@ impl Durations {
 const LIFETIMES: u32 = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a node: make e2e"]
 async fn a_workload_sees_no_401_through_upgrade_deletions_and_rescheduling() {
     let begun = Instant::now();
     let durations = Durations::from_environment();
@@ -104,7 +103,6 @@ async fn a_workload_sees_no_401_through_upgrade_deletions_and_rescheduling() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "builds the image: make e2e"]
 async fn the_image_is_small_and_holds_the_program_and_nothing_else_to_run() {
     image::hold().await;
 }

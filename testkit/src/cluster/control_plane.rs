@@ -159,16 +159,6 @@ impl ControlPlane {
         self.audit_log.as_deref()
     }
 
-    /// A kubeconfig for a program or a person of this name, who proves it by a certificate.
-    pub(super) fn kubeconfig_of(
-        &self,
-        path: &Path,
-        user: &str,
-        group: Option<&str>,
-    ) -> Result<(), Error> {
-        self.plan.kubeconfig_of(path, user, group)
-    }
-
     /// The certificate of the authority that all sides trust.
     pub(super) fn authority_file(&self) -> PathBuf {
         self.plan.authority_file()

@@ -132,6 +132,7 @@ impl Plan {
         !self.address.is_loopback()
     }
 
+    /// A kubeconfig for a program or a person of this name, who proves it by a certificate.
     pub(super) fn kubeconfig_of(
         &self,
         path: &Path,

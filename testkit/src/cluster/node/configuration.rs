@@ -98,7 +98,9 @@ impl Files {
             ("kube-scheduler", "system:kube-scheduler".to_owned(), None),
         ];
         for (program, user, group) in users {
-            control_plane.kubeconfig_of(&self.kubeconfig(program), &user, group)?;
+            control_plane
+                .plan
+                .kubeconfig_of(&self.kubeconfig(program), &user, group)?;
         }
         Ok(())
     }

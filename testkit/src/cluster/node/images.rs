@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -332,7 +333,10 @@ impl Toolchain {
         let cargo_home = env::var_os("CARGO_HOME")
             .map(PathBuf::from)
             .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
-            .unwrap_or_else(|| PathBuf::from("/root/.cargo"));
+            .ok_or_else(|| {
+                let action = "find cargo's folder: set CARGO_HOME or HOME";
+                Error::io(action)(io::ErrorKind::NotFound.into())
+            })?;
         Ok(Self {
             folder: PathBuf::from(folder.trim()),
             cargo_home,
