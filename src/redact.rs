@@ -43,3 +43,15 @@ fn is_shown(c: char) -> bool {
     ];
     !c.is_control() && !formats.contains(&c) && !ranges.iter().any(|range| range.contains(&c))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_line_hides_breaks_it_or_turns_it_round() {
+        let text = "a\u{202e}b\u{200b}c\u{2028}d\u{feff}e\u{2066}f\tg\u{ad}h";
+        assert_eq!(one_line(text, 100), "a b c d e f g h");
+        assert_eq!(one_line("トークン é ✓", 100), "トークン é ✓");
+    }
+}

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{
     row::{Row, State, sort},
+    stale,
     table::{Room, table},
 };
 use crate::api::FailureStatus;
@@ -170,4 +171,12 @@ team-a/kept   True     TokenSynced          ██░░░░░░ 5m00s    5m
 ";
     let unpadded: Vec<_> = shown.lines().map(str::trim_end).collect();
     assert_eq!(unpadded.join("\n") + "\n", expected);
+}
+
+#[test]
+fn a_table_that_nobody_brings_up_to_date_says_how_old_it_is_in_one_line_of_the_screen() {
+    let said = anstream::adapter::strip_str(&stale(at(0), at(750))).to_string();
+    let expected = "The Kubernetes API cannot be reached: this is as it was 12m30s ago.\n";
+    assert_eq!(said, expected);
+    assert!(said.chars().count() <= 80);
 }
