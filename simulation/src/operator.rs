@@ -7,7 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use servicenow_credential_operator::{
     api::AllowedHosts,
     controller::{Core, Round},
-    decide::{Credential, Name, Settle, observed::Policy},
+    decide::{
+        Credential, Name, Settle,
+        observed::{Kind, Policy},
+    },
 };
 
 use crate::{
@@ -38,7 +41,7 @@ pub struct Active {
     /// What it has read and done.
     pub round: Round,
     /// How it ends, while the status is being written.
-    pub settle: Option<Settle>,
+    pub settle: Option<Box<Settle>>,
     /// The resource that it is about.
     pub credential: Option<Arc<Credential>>,
     /// Steps so far.
@@ -163,7 +166,7 @@ impl Operator {
         let woken = match news {
             News::Resource(credential) => store.apply(Credential::clone(&credential)),
             News::ResourceGone(name) => store.remove(&name),
-            News::Secret(name, version) => store.secrets.applied(&name, version),
+            News::Secret(name, version) => store.object_applied(Kind::Secret, &name, version),
             News::SecretGone(name, version) => store.secrets.deleted(&name, &version),
         };
         self.core.wake(woken);

@@ -124,7 +124,7 @@ impl Run {
                 Some(Event::Land(index, epoch, slot, Box::new(landing)))
             };
             let event = match step {
-                Step::Settle(settle) => return self.settle(index, epoch, (slot, active), *settle),
+                Step::Settle(settle) => return self.settle(index, epoch, (slot, active), settle),
                 Step::ReadClient => Some(Event::Read(index, epoch, slot, Read::Client)),
                 Step::ReadTarget => Some(Event::Read(index, epoch, slot, Read::Target)),
                 Step::Write {
@@ -166,7 +166,7 @@ impl Run {
         index: usize,
         epoch: u32,
         (slot, mut active): (usize, Box<Active>),
-        settle: Settle,
+        settle: Box<Settle>,
     ) -> Done {
         let status = settle.status.clone();
         let credential = active.credential.clone();

@@ -21,7 +21,7 @@ use crate::{
         restarts::Restarted,
         validity_of,
     },
-    kubernetes::{ReferencesRead, Store},
+    kubernetes::{ReferencesRead, Store, Write},
     servicenow::{Ask, Broker, Exchange, Limits, Probed, SharedFailure, SharingKey, Urgency},
 };
 
@@ -318,8 +318,15 @@ impl Core {
             let exchange = round.exchange.take();
             round.exchange = exchange.or_else(|| Some(self.broker.exchange(key, name)));
         }
-        if let Step::Settle(settle) = &step {
-            self.tell(name, round, settle);
+        match &step {
+            Step::Write { .. } => self.store.begin_write(name, Write::Target),
+            Step::Settle(settle) => {
+                self.tell(name, round, settle);
+                if settle.status.is_some() {
+                    self.store.begin_write(name, Write::Status);
+                }
+            }
+            _ => {}
         }
         Some(step)
     }
@@ -489,12 +496,16 @@ impl Core {
             }
             other => other,
         };
+        if let Some(secret) = self.named(name, round, Credential::target_secret) {
+            let version = match &outcome {
+                WriteOutcome::Done(version) => Some(version),
+                _ => None,
+            };
+            let woken = self.store.target_written(name, &secret, version);
+            self.wake(woken);
+        }
         match &outcome {
-            WriteOutcome::Done(version) => {
-                if let Some(secret) = self.named(name, round, Credential::target_secret) {
-                    let woken = self.store.secrets.applied(&secret, version.clone());
-                    self.wake_others(name, woken);
-                }
+            WriteOutcome::Done(_) => {
                 if let Some(at) = put_back_at {
                     let (_, memory) = self.memories.entry(name.clone()).or_default();
                     memory.put_backs.push(at);
@@ -511,7 +522,10 @@ impl Core {
     }
 
     /// A reconcile has settled: memory and timer are set, and an unanswered request is kept.
-    pub fn settled(&mut self, name: &Name, round: Round, settle: Settle) {
+    pub fn settled(&mut self, name: &Name, round: Round, settle: Box<Settle>) {
+        if self.store.end_write(name) {
+            self.wake([name.clone()]);
+        }
         let subject = self.subject(name, &round);
         let (Some(subject), Some(_)) = (subject, self.store.get(name)) else {
             self.forget(name);
@@ -528,19 +542,26 @@ impl Core {
             }
             return;
         }
-        *memory = settle.memory;
+        let Settle {
+            outcome,
+            wake,
+            probe,
+            memory: remembered,
+            ..
+        } = *settle;
+        *memory = remembered;
         let urgency = self.urgency(name);
-        self.queue.schedule(name, settle.wake, urgency);
+        self.queue.schedule(name, wake, urgency);
         let client = round.client.and_then(Result::ok);
-        if let (Some(probe), Some((key, _))) = (settle.probe, &client) {
+        if let (Some(probe), Some((key, _))) = (probe, &client) {
             match self.probes.wait(&probe, name, self.now) {
                 Wait::First => self.unsent.push((key.clone(), probe)),
                 Wait::WithOthers => {}
                 Wait::Over => self.wake([name.clone()]),
             }
         }
-        if settle.outcome != Outcome::Waiting {
-            let sleeps = matches!(settle.outcome, Outcome::Failed(reason)
+        if outcome != Outcome::Waiting {
+            let sleeps = matches!(outcome, Outcome::Failed(reason)
                 if class_of(reason).is_of_origin());
             let origin = origin_of(&subject).filter(|_| sleeps);
             self.broker.has_looked(origin, name, self.now);
@@ -548,7 +569,7 @@ impl Core {
         let Some((asked_at, (key, client))) = round.asked_at.zip(client) else {
             return;
         };
-        if settle.outcome == Outcome::Waiting {
+        if outcome == Outcome::Waiting {
             let pending = Pending {
                 key,
                 client,
@@ -587,6 +608,7 @@ impl Core {
     /// A resource is gone: nothing of it stays. One that has taken its name is still to be looked
     /// at.
     pub fn forget(&mut self, name: &Name) {
+        self.store.end_write(name);
         self.memories.remove(name);
         self.pending.remove(name);
         self.broker.leave(name);

@@ -186,7 +186,7 @@ impl Controller {
             }
             let objects = core.store.objects_mut(kind);
             match event {
-                Event::Apply((name, version)) => objects.applied(&name, version),
+                Event::Apply((name, version)) => core.store.object_applied(kind, &name, version),
                 Event::Delete((name, version)) => objects.deleted(&name, &version.resource_version),
                 Event::Init => Vec::new(),
                 Event::InitApply((name, version)) => objects.listed(relist, &name, version),

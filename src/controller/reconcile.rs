@@ -35,7 +35,7 @@ impl Controller {
                 return None;
             };
             match step {
-                Step::Settle(settle) => return Some(self.settle(name, round, *settle).await),
+                Step::Settle(settle) => return Some(self.settle(name, round, settle).await),
                 step => self.carry_out(name, &mut round, step, now).await,
             }
         }
@@ -105,7 +105,7 @@ impl Controller {
     }
 
     /// Writes the status, publishes the event, and goes to sleep.
-    async fn settle(&self, name: &Name, round: Round, mut settle: Settle) -> Outcome {
+    async fn settle(&self, name: &Name, round: Round, mut settle: Box<Settle>) -> Outcome {
         let outcome = settle.outcome;
         if outcome == Outcome::Waiting {
             self.changed.notify_one();
@@ -174,6 +174,6 @@ impl Controller {
         let (now, random) = (self.clock.now(), rand::random());
         let failure = panicked(doing);
         let (round, settle) = self.with_core(|core| core.fail(name, &failure, now, random))?;
-        Some(self.settle(name, round, settle).await)
+        Some(self.settle(name, round, Box::new(settle)).await)
     }
 }

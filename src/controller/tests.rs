@@ -246,7 +246,7 @@ fn what_a_round_came_to_by_a_clock_that_was_set_back_meanwhile_counts_for_nothin
         panic!("it goes on by two clocks")
     };
     assert_eq!((abandoned.outcome, abandoned.status), (Outcome::Idle, None));
-    core.settled(&name, settling, settle);
+    core.settled(&name, settling, settle.into());
     core.finish(&name);
     assert_eq!(core.queue.next_timer(), None, "it waits for no old time");
     assert_eq!(core.take(early), Some(name), "it is looked at again");

@@ -224,7 +224,8 @@ fn compare(a: &Arc<str>, b: &Arc<str>) -> Ordering {
 
 impl PartialEq for Name {
     fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
+        let same = |a: &Arc<str>, b: &Arc<str>| Arc::ptr_eq(a, b) || a == b;
+        same(&self.name, &other.name) && same(&self.namespace, &other.namespace)
     }
 }
 

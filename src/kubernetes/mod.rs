@@ -18,4 +18,4 @@ pub use connect::connect;
 pub use lease::{Fence, LeaseObject, LeaseWrite};
 pub use objects::{Objects, Relist};
 pub use references::{ReferencesRead, SharedClient, read_references};
-pub use store::Store;
+pub use store::{Store, Write};

@@ -12,7 +12,7 @@ use crate::{
     api::{CreationPolicy, ServiceNowCredentialStatus},
     decide::{
         Credential, Name, Seen,
-        observed::{Kind, Rival, Role},
+        observed::{Kind, Rival, Role, Version},
     },
 };
 
@@ -26,7 +26,26 @@ pub struct Store {
     pub config_maps: Objects,
     /// The resourceVersions of our own status writes that the watch has not brought yet.
     written: HashMap<Name, String>,
+    /// Writes of ours that have no answer yet.
+    under_way: HashMap<Name, UnderWay>,
     relists: u64,
+}
+
+/// What a resource's reconcile writes just now. A watch often brings a write of ours before its
+/// answer comes, and what may be that is told to the reconcile at its end, if it was not.
+struct UnderWay {
+    write: Write,
+    /// A watch has told of something that may be this very write.
+    told: bool,
+}
+
+/// What a reconcile writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The resource's target.
+    Target,
+    /// The resource's status.
+    Status,
 }
 
 impl Store {
@@ -80,9 +99,11 @@ impl Store {
     fn take_in(&mut self, credential: Credential) -> Vec<Name> {
         let name = credential.name.clone();
         let old = self.credentials.get(&name).cloned();
-        let wakes = old
-            .as_ref()
-            .is_none_or(|old| asks_for_a_look(old, &credential));
+        let wakes = match old.as_ref().map(|old| difference(old, &credential)) {
+            None | Some(Difference::Matters) => true,
+            Some(Difference::Nothing) => false,
+            Some(Difference::Status) => !self.may_be_ours(&name, Write::Status),
+        };
         let mut woken: Vec<_> = wakes.then(|| name.clone()).into_iter().collect();
         let (before, after) = (old.as_deref().map(named_by), named_by(&credential));
         let before = before.unwrap_or_default();
@@ -105,7 +126,7 @@ impl Store {
     }
 
     /// Takes the answer of a status write in. It wakes others, where a Secret is given up with it,
-    /// and never the resource itself.
+    /// and the resource itself only where a watch told of another status meanwhile.
     pub fn status_written(
         &mut self,
         name: &Name,
@@ -113,21 +134,24 @@ impl Store {
         resource_version: String,
         status: Arc<ServiceNowCredentialStatus>,
     ) -> Vec<Name> {
+        let told = self.end_write(name);
         let Some(old) = self.credentials.get(name).filter(|old| old.uid == uid) else {
             return Vec::new();
         };
-        if !is_newer(&resource_version, &old.resource_version) {
-            return Vec::new();
+        let wakes = told && old.status != status;
+        let mut woken = Vec::new();
+        if is_newer(&resource_version, &old.resource_version) {
+            // The resourceVersion stays: what else has changed meanwhile is still to come with the
+            // watch, under a version between the two or under this very one.
+            let credential = Credential {
+                status,
+                ..Credential::clone(old)
+            };
+            self.written.insert(name.clone(), resource_version);
+            woken = self.take_in(credential);
+            woken.retain(|other| other != name);
         }
-        // The resourceVersion stays: what else has changed meanwhile is still to come with the
-        // watch, under a version between the two or under this very one.
-        let credential = Credential {
-            status,
-            ..Credential::clone(old)
-        };
-        self.written.insert(name.clone(), resource_version);
-        let mut woken = self.take_in(credential);
-        woken.retain(|other| other != name);
+        woken.extend(wakes.then(|| name.clone()));
         woken
     }
 
@@ -137,9 +161,68 @@ impl Store {
             return Vec::new();
         };
         self.written.remove(name);
+        self.under_way.remove(name);
         let mut woken = vec![name.clone()];
         for (kind, object) in named_by(&old).iter().flatten() {
             woken.extend(self.objects_mut(*kind).unname(object, name));
+        }
+        woken
+    }
+
+    /// A reconcile begins to write.
+    pub fn begin_write(&mut self, name: &Name, write: Write) {
+        let told = false;
+        self.under_way
+            .insert(name.clone(), UnderWay { write, told });
+    }
+
+    /// The write has its answer, or the reconcile its end; returns whether a watch has told of
+    /// something since that was not this write.
+    pub fn end_write(&mut self, name: &Name) -> bool {
+        self.under_way.remove(name).is_some_and(|write| write.told)
+    }
+
+    /// Whether what a watch tells may be the resource's own write, which is then to look at its end.
+    fn may_be_ours(&mut self, name: &Name, write: Write) -> bool {
+        match self.under_way.get_mut(name) {
+            Some(under_way) if under_way.write == write => {
+                under_way.told = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The watch tells that an object exists in this state; returns who is to wake.
+    pub fn object_applied(&mut self, kind: Kind, object: &Name, version: Version) -> Vec<Name> {
+        let mut woken = self.objects_mut(kind).applied(object, version);
+        woken.retain(|user| {
+            let credential = self.credentials.get(user);
+            let target = credential.and_then(|credential| credential.target_secret());
+            let is_target = kind == Kind::Secret && target.as_ref() == Some(object);
+            !(is_target && self.may_be_ours(user, Write::Target))
+        });
+        woken
+    }
+
+    /// The write of a resource's target has its answer: the Secret is in this state now, or nobody
+    /// knows. Returns who is to wake.
+    pub fn target_written(
+        &mut self,
+        name: &Name,
+        secret: &Name,
+        version: Option<&Version>,
+    ) -> Vec<Name> {
+        let told = self.end_write(name);
+        let mut woken = match version {
+            Some(version) => self.secrets.applied(secret, version.clone()),
+            None => Vec::new(),
+        };
+        woken.retain(|other| other != name);
+        let known = matches!((self.secrets.seen(secret), version),
+            (Seen::Present(seen), Some(written)) if seen == written);
+        if told && !known {
+            woken.push(name.clone());
         }
         woken
     }
@@ -195,15 +278,26 @@ impl Store {
     }
 }
 
-/// Whether a resource has to be looked at, now that it changed. Its own status, as we wrote it,
-/// is in the store already when the watch brings it back.
-fn asks_for_a_look(old: &Credential, new: &Credential) -> bool {
-    old.uid != new.uid
+/// How a resource differs from what it was.
+enum Difference {
+    Nothing,
+    /// In its status alone: our own is in the store already when the watch brings it after its
+    /// answer.
+    Status,
+    Matters,
+}
+
+fn difference(old: &Credential, new: &Credential) -> Difference {
+    let matters = old.uid != new.uid
         || old.generation != new.generation
         || old.deleting != new.deleting
         || old.finalizer != new.finalizer
-        || old.renew_request != new.renew_request
-        || old.status != new.status
+        || old.renew_request != new.renew_request;
+    match matters {
+        true => Difference::Matters,
+        false if old.status != new.status => Difference::Status,
+        false => Difference::Nothing,
+    }
 }
 
 fn merges(credential: &Credential) -> bool {

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{objects::Relist, store::Store};
+use super::{
+    objects::Relist,
+    store::{Store, Write},
+};
 use crate::{
     api::{
         CreationPolicy, ServiceNowCredentialSpec, ServiceNowCredentialStatus, Target, TargetStatus,
     },
     decide::{
         Credential, Name, Seen,
-        observed::{Rival, Version},
+        observed::{Kind, Rival, Version},
     },
 };
 
@@ -264,6 +267,75 @@ fn a_change_that_our_status_write_has_overtaken_is_not_lost() {
         ..credential("a", "token", 12)
     };
     assert_eq!(store.apply(both), [name("a")]);
+}
+
+#[test]
+fn a_status_that_the_watch_brings_before_its_answer_wakes_nobody_and_anothers_does() {
+    let begun = || {
+        let mut store = store([credential("a", "token", 10)]);
+        store.begin_write(&name("a"), Write::Status);
+        store
+    };
+    let echo = Credential {
+        status: wrote("token", "u"),
+        ..credential("a", "token", 12)
+    };
+    // The echo comes first; then its answer, or no answer ever.
+    let mut store = begun();
+    assert_eq!(store.apply(echo.clone()), []);
+    assert_eq!(written(&mut store, "a", 12, wrote("token", "u")), []);
+    assert!(!store.end_write(&name("a")));
+    let mut store = begun();
+    assert_eq!(store.apply(echo.clone()), []);
+    assert!(store.end_write(&name("a")), "nobody knows whose it was");
+    // It was somebody else's, and ours came before or after it.
+    let theirs = |at| Credential {
+        status: wrote("token", "theirs"),
+        ..credential("a", "token", at)
+    };
+    for at in [11, 13] {
+        let mut store = begun();
+        assert_eq!(store.apply(theirs(at)), []);
+        let woken = written(&mut store, "a", 12, wrote("token", "u"));
+        assert_eq!(woken, [name("a")], "at {at}");
+    }
+    // A change of anything else wakes at once, whatever comes with it.
+    let mut store = begun();
+    let changed = Credential {
+        generation: 2,
+        ..echo
+    };
+    assert_eq!(store.apply(changed), [name("a")]);
+}
+
+#[test]
+fn a_secret_that_the_watch_brings_before_the_answer_of_its_write_wakes_only_others() {
+    let token = name("token");
+    let tell = |store: &mut Store, at| store.object_applied(Kind::Secret, &token, version("u", at));
+    let begun = || {
+        let mut store = store([credential("a", "token", 1), credential("b", "token", 2)]);
+        store.begin_write(&name("a"), Write::Target);
+        assert_eq!(tell(&mut store, 5), [name("b")]);
+        store
+    };
+    let done = |store: &mut Store, at| {
+        let version = version("u", at);
+        store.target_written(&name("a"), &token, Some(&version))
+    };
+    let mut store = begun();
+    assert_eq!(done(&mut store, 5), [], "it was ours");
+    assert_eq!(tell(&mut store, 6), ["a", "b"].map(name), "and that is not");
+    let mut store = begun();
+    assert_eq!(done(&mut store, 6), [name("b")], "it came before ours");
+    let mut store = begun();
+    assert_eq!(done(&mut store, 4), [name("a")], "it came after ours");
+    let mut store = begun();
+    let unheard = store.target_written(&name("a"), &token, None);
+    assert_eq!(unheard, [name("a")], "nobody knows whose it was");
+    // A client Secret of that name is nobody's target.
+    let mut store = begun();
+    let client = store.object_applied(Kind::Secret, &name("client"), version("c", 7));
+    assert_eq!(client, ["a", "b"].map(name));
 }
 
 #[test]

@@ -208,6 +208,6 @@ impl World {
                 self.tell_of(name);
             }
         }
-        self.core.settled(name, round, settle);
+        self.core.settled(name, round, settle.into());
     }
 }

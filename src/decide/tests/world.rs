@@ -12,7 +12,7 @@ use crate::{
     controller::Core,
     decide::{
         Credential, Failure, Name, Step,
-        observed::{Policy, Version},
+        observed::{Kind, Policy, Version},
         ownership::TargetObject,
     },
     servicenow::{AccessToken, SharingKey, TokenAnswer},
@@ -212,7 +212,10 @@ impl World {
         let client = self.clients.get(secret).map(|(version, _)| version.clone());
         let version = client.or_else(|| self.secrets.get(secret).map(|t| t.version.clone()));
         if let Some(version) = version {
-            let woken = self.core.store.secrets.applied(secret, version);
+            let woken = self
+                .core
+                .store
+                .object_applied(Kind::Secret, secret, version);
             self.core.wake(woken);
         }
     }
