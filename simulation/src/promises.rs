@@ -201,15 +201,8 @@ impl Promises {
         let excused = excused.is_some_and(|excuse| excuse.until() > answer.sent);
         let ledger = self.ledgers.entry(client).or_default();
         ledger.refusals.clear();
-        let early = ledger
-            .earliest
-            .is_some_and(|earliest| answer.sent < earliest)
-            && !excused;
-        let seen = format!(
-            "client {client:?} was asked for a token at {} s, {} s before its time",
-            answer.sent / SECOND,
-            (ledger.earliest.unwrap_or_default() - answer.sent) / SECOND
-        );
+        let due = ledger.earliest.unwrap_or_default();
+        let early = answer.sent < due && !excused;
         let left = answer.expiry - answer.now;
         #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
         let renewed =
@@ -231,7 +224,11 @@ impl Promises {
         Err(Broken {
             at: answer.now,
             promise: "the instance is never asked more than it must be",
-            seen,
+            seen: format!(
+                "client {client:?} was asked for a token at {} s, {} s before its time",
+                answer.sent / SECOND,
+                (due - answer.sent) / SECOND
+            ),
         })
     }
 
