@@ -8,3 +8,4 @@ pub mod operator;
 pub mod prometheus;
 pub mod servicenow;
 pub mod terminal;
+pub mod usage;

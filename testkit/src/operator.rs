@@ -14,7 +14,10 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use crate::cluster::process::{Reaper, Supervised, gated};
+use crate::{
+    cluster::process::{Reaper, Supervised, gated},
+    usage::Usage,
+};
 
 /// How to start an operator.
 #[derive(Clone, Debug)]
@@ -147,6 +150,18 @@ impl Operator {
         self.get("/metrics")
             .map(|(_, body)| body)
             .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What its process has used.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    pub fn usage(&self) -> Usage {
+        let process = self.process.as_ref().map(Supervised::id);
+        process
+            .and_then(Usage::of)
+            .unwrap_or_else(|| panic!("the operator has ended:\n{}", self.log()))
     }
 
     /// Sends SIGTERM, and returns how it ended and after how long.

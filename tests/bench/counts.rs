@@ -1,0 +1,62 @@
+//! The short form: what is asked and written, counted, and no time.
+
+use servicenow_credential_operator::api::ServiceNowCredential;
+use testkit::operator::Operator;
+
+use crate::{
+    api::{Requests, between, requests},
+    fleet::{Fleet, NAMESPACE, Shape},
+    support::eventually,
+    told::Told,
+};
+
+/// A first sync, a renewal, a rest and a restart of a fleet of so many.
+pub(crate) async fn run(resources: usize) {
+    let fleet = Fleet::new(Shape::distinct(resources)).await;
+    let mut told = Told::of::<ServiceNowCredential>(fleet.client.clone(), NAMESPACE).await;
+    let before = requests(&fleet.client).await;
+    let mut options = fleet.options();
+    // Whoever asks for a renewal at once has not to wait for its time, and to read the client again.
+    options
+        .arguments
+        .push("--min-renew-interval=1ms".to_owned());
+    let mut operator = Operator::start(&options).await;
+    told.until(resources).await;
+    let synced = requests(&fleet.client).await;
+    let each = u64::try_from(resources).unwrap();
+    let expected = |write: &str| {
+        let asked = ["GET secrets", write, "PATCH servicenowcredentials/status"];
+        Requests::from(asked.map(|what| (what.to_owned(), each)))
+    };
+    assert_eq!(between(&before, &synced), expected("POST secrets"));
+    assert_eq!(fleet.instance.token_requests(), resources);
+
+    fleet.ask_for_renewal().await;
+    eventually("every token has been renewed", async || {
+        (fleet.handled().await == resources).then_some(())
+    })
+    .await;
+    let renewed = requests(&fleet.client).await;
+    let mut asked = between(&synced, &renewed);
+    // Ours, who asked for it.
+    assert_eq!(asked.remove("PATCH servicenowcredentials"), Some(each));
+    assert_eq!(asked, expected("APPLY secrets"));
+    assert_eq!(fleet.instance.token_requests(), 2 * resources);
+
+    operator.stop().await;
+    let operator = Operator::start(&options).await;
+    looked_at_all(&operator, resources).await;
+    let restarted = requests(&fleet.client).await;
+    assert_eq!(between(&renewed, &restarted), Requests::new());
+    assert_eq!(fleet.instance.token_requests(), 2 * resources);
+}
+
+/// Waits until an operator has looked at every resource and found it well.
+pub(crate) async fn looked_at_all(operator: &Operator, resources: usize) {
+    let enough = format!("snowcred_reconciles_total{{outcome=\"Synced\"}} {resources}");
+    eventually("all have been looked at", async || {
+        let metrics = operator.metrics();
+        metrics.lines().any(|line| line == enough).then_some(())
+    })
+    .await;
+}
