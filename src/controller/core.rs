@@ -40,7 +40,7 @@ pub struct Core {
     unsent: Vec<(Arc<SharingKey>, Probe)>,
     /// Probes under way.
     probing: usize,
-    pending: HashMap<Name, Pending>,
+    pending: HashMap<Name, Box<Pending>>,
     reconciling: usize,
     listed: bool,
     leading: bool,
@@ -51,8 +51,9 @@ pub struct Core {
     now: Timestamp,
 }
 
-/// What is remembered of each resource, and of which one of that name, by its uid.
-type Memories = HashMap<Name, (String, Memory)>;
+/// What is remembered of each resource, and of which one of that name, by its uid. Boxed: a table has
+/// room for up to twice as many as it holds.
+type Memories = HashMap<Name, Box<(String, Memory)>>;
 
 /// A resource that waits for the answer to its request: the client is not read twice.
 struct Pending {
@@ -245,6 +246,10 @@ impl Core {
     }
 
     fn urgency(&self, name: &Name) -> Urgency {
+        // What is begun is ended before more is begun.
+        if self.pending.contains_key(name) {
+            return Urgency::FIRST;
+        }
         let token = self.store.get(name).and_then(|c| c.status.token.as_ref());
         Urgency::of(token.map(validity_of), self.now)
     }
@@ -380,7 +385,7 @@ impl Core {
     ) -> Option<T> {
         let credential = &*self.subject(name, round)?;
         let fallback = Memory::default();
-        let memory = self.memories.get(name).map_or(&fallback, |(_, m)| m);
+        let memory = self.memories.get(name).map_or(&fallback, |kept| &kept.1);
         let seen =
             |secret: Option<Name>| secret.map_or(&Seen::Unknown, |s| self.store.secrets.seen(&s));
         let mut references = ByRole::default();
@@ -507,7 +512,7 @@ impl Core {
         match &outcome {
             WriteOutcome::Done(_) => {
                 if let Some(at) = put_back_at {
-                    let (_, memory) = self.memories.entry(name.clone()).or_default();
+                    let (_, memory) = &mut **self.memories.entry(name.clone()).or_default();
                     memory.put_backs.push(at);
                 }
             }
@@ -531,7 +536,7 @@ impl Core {
             self.forget(name);
             return;
         };
-        let (uid, memory) = self.memories.entry(name.clone()).or_default();
+        let (uid, memory) = &mut **self.memories.entry(name.clone()).or_default();
         uid.clone_from(&subject.uid);
         if round.clock != self.clock {
             // It was woken when the clock was set back, and is looked at again.
@@ -576,7 +581,7 @@ impl Core {
                 asked_at,
                 basis: basis_of(&subject),
             };
-            self.pending.insert(name.clone(), pending);
+            self.pending.insert(name.clone(), pending.into());
         } else {
             // Whoever wants nothing any more, sends nothing either.
             self.broker.unask(&key, name);
@@ -620,7 +625,7 @@ impl Core {
 }
 
 fn memory_of<'a>(memories: &'a mut Memories, credential: &Credential) -> &'a mut Memory {
-    let (uid, memory) = memories.entry(credential.name.clone()).or_default();
+    let (uid, memory) = &mut **memories.entry(credential.name.clone()).or_default();
     if *uid != credential.uid {
         // An earlier resource of the same name is nobody to this one.
         uid.clone_from(&credential.uid);

@@ -92,6 +92,46 @@ fn credential(name: &Name) -> Credential {
     }
 }
 
+/// A resource whose spec names a client and the instance "dev1".
+fn sound(name: &Name) -> Credential {
+    let mut spec = ServiceNowCredentialSpec {
+        instance: "dev1".to_owned(),
+        ..ServiceNowCredentialSpec::default()
+    };
+    spec.client.secret_ref.name = "client".to_owned();
+    Credential {
+        spec: Ok(spec.into()),
+        ..credential(name)
+    }
+}
+
+fn key_of(instance: &str) -> Arc<SharingKey> {
+    Arc::new(SharingKey::client_credentials(
+        &Instance::parse(instance).unwrap(),
+        ClientAuthentication::Basic,
+        Zeroizing::new("id".to_owned()),
+        Zeroizing::new("secret".to_owned()),
+        &[],
+    ))
+}
+
+/// The client Secret as it was read.
+fn client_read(key: &Arc<SharingKey>) -> ReferencesRead {
+    let version = Version {
+        uid: "uid".to_owned(),
+        resource_version: "1".to_owned(),
+    };
+    let read = ClientRead {
+        versions: [Some(version.clone()), None, None, None],
+        client_id: "id".to_owned(),
+        trimmed: false,
+    };
+    ReferencesRead {
+        found: [Some(Some(version)), None, None, None],
+        client: Ok((key.clone(), read)),
+    }
+}
+
 #[tokio::test]
 async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
     let controller = controller(Arc::new(Trap(AtomicBool::new(false))), Fence::open());
@@ -124,13 +164,7 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
 async fn asks(fence: Fence) -> bool {
     let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", instance.local_addr().unwrap());
-    let key = Arc::new(SharingKey::client_credentials(
-        &Instance::parse(&origin).unwrap(),
-        ClientAuthentication::Basic,
-        Zeroizing::new("id".to_owned()),
-        Zeroizing::new("secret".to_owned()),
-        &[],
-    ));
+    let key = key_of(&origin);
     let controller = controller(Arc::new(SystemClock), fence);
     let mut connected = std::pin::pin!(instance.accept());
     tokio::select! {
@@ -169,21 +203,8 @@ async fn a_standby_that_begins_to_lead_looks_at_all_that_is_there_and_at_nothing
 fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
     let mut core = Core::new(policy(), 1);
     let name = Name::new("team-a", "itsm");
-    let mut held = credential(&name);
-    let mut spec = ServiceNowCredentialSpec {
-        instance: "dev1".to_owned(),
-        ..ServiceNowCredentialSpec::default()
-    };
-    spec.client.secret_ref.name = "client".to_owned();
-    held.spec = Ok(spec.into());
     let now = Timestamp::from_second(1000).unwrap();
-    let key = Arc::new(SharingKey::client_credentials(
-        &Instance::parse("dev1").unwrap(),
-        ClientAuthentication::Basic,
-        Zeroizing::new("id".to_owned()),
-        Zeroizing::new("secret".to_owned()),
-        &[],
-    ));
+    let key = key_of("dev1");
     let another = Ask {
         name: Name::new("team-a", "another"),
         urgency: Urgency::New,
@@ -197,22 +218,9 @@ fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
     core.broker.dispatch(now);
     let down = Failure::new(Reason::InstanceUnavailable, "down");
     core.broker.complete(&key, now, Err(down), 0.0);
-    core.store.apply(held);
+    core.store.apply(sound(&name));
     let mut round = core.begin(&name, now, 0.0);
-    let version = Version {
-        uid: "uid".to_owned(),
-        resource_version: "1".to_owned(),
-    };
-    let read = ClientRead {
-        versions: [Some(version.clone()), None, None, None],
-        client_id: "id".to_owned(),
-        trimmed: false,
-    };
-    let read = ReferencesRead {
-        found: [Some(Some(version)), None, None, None],
-        client: Ok((key.clone(), read)),
-    };
-    core.references_read(&name, &mut round, read);
+    core.references_read(&name, &mut round, client_read(&key));
     let step = core.decide(&name, &mut round, now);
     assert!(matches!(step, Some(Step::Settle(end))
         if end.outcome == Outcome::Failed(Reason::InstanceUnavailable)));
@@ -226,6 +234,39 @@ fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
     };
     let woken = core.broker.complete(&key, now, Ok(well), 0.0);
     assert!(woken.contains(&name), "{woken:?}");
+}
+
+#[test]
+fn what_is_begun_is_ended_before_more_is_begun() {
+    let mut core = Core::new(policy(), 1);
+    core.all_listed();
+    core.lead();
+    let now = Timestamp::from_second(1000).unwrap();
+    let key = key_of("dev1");
+    let [begun, other] = ["begun", "other"].map(|name| Name::new("team-a", name));
+    let woken = core.store.apply(sound(&begun));
+    core.wake(woken);
+    assert_eq!(core.take(now), Some(begun.clone()));
+    let mut round = core.begin(&begun, now, 0.0);
+    core.references_read(&begun, &mut round, client_read(&key));
+    let Some(Step::Settle(settle)) = core.decide(&begun, &mut round, now) else {
+        panic!("it does not wait for its answer")
+    };
+    core.settled(&begun, round, settle);
+    core.finish(&begun);
+    // Another comes before the answer does.
+    let woken = core.store.apply(sound(&other));
+    core.wake(woken);
+    core.broker.dispatch(now);
+    let well = TokenAnswer {
+        token: AccessToken::parse("t").unwrap(),
+        expires_in: Some(1800),
+        scope: String::new(),
+    };
+    let woken = core.broker.complete(&key, now, Ok(well), 0.0);
+    core.wake(woken);
+    assert_eq!(core.take(now), Some(begun));
+    assert_eq!(core.take(now), Some(other));
 }
 
 #[test]

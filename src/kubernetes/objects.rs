@@ -18,7 +18,8 @@ pub struct Objects {
 /// An object that somebody names.
 #[derive(Default)]
 struct Named {
-    users: BTreeSet<Name>,
+    /// In order. Most objects have one, for whom a tree's node is ten times too large.
+    users: Vec<Name>,
     seen: Seen,
     /// The relist that was under way, or the last one, when it was first named.
     since: u64,
@@ -85,7 +86,12 @@ impl Objects {
             since,
             ..Named::default()
         });
-        named.users.insert(user.clone());
+        if let Err(place) = named.users.binary_search(user) {
+            if named.users.is_empty() {
+                named.users.reserve_exact(1);
+            }
+            named.users.insert(place, user.clone());
+        }
     }
 
     /// A resource names an object no more. The others wake: it may be theirs now.
@@ -93,12 +99,14 @@ impl Objects {
         let Some(named) = self.named.get_mut(object) else {
             return Vec::new();
         };
-        named.users.remove(user);
+        if let Ok(place) = named.users.binary_search(user) {
+            named.users.remove(place);
+        }
         if named.users.is_empty() {
             self.named.remove(object);
             return Vec::new();
         }
-        named.users.iter().cloned().collect()
+        named.users.clone()
     }
 
     /// An object exists in this state; returns who is to wake.
@@ -112,7 +120,7 @@ impl Objects {
             return Vec::new();
         }
         named.seen = Seen::Present(version);
-        named.users.iter().cloned().collect()
+        named.users.clone()
     }
 
     /// An object was deleted, in this last state; returns who is to wake.
@@ -125,7 +133,7 @@ impl Objects {
             Seen::Present(old) if is_newer(&old.resource_version, resource_version) => Vec::new(),
             _ => {
                 named.seen = Seen::Absent;
-                named.users.iter().cloned().collect()
+                named.users.clone()
             }
         }
     }

@@ -40,7 +40,8 @@ const BETWEEN_CALLS: SignedDuration = SignedDuration::from_millis(50);
 /// The state of all keys and origins. The order of the keys in memory decides nothing.
 pub struct Broker {
     limits: Limits,
-    keys: HashMap<Arc<SharingKey>, KeyState>,
+    /// Boxed: a table has room for up to twice as many as it holds.
+    keys: HashMap<Arc<SharingKey>, Box<KeyState>>,
     origins: BTreeMap<String, OriginState>,
     /// Keys seen so far: each has its number, which settles ties.
     born: u64,
@@ -114,7 +115,7 @@ impl Broker {
         origin.asked_at = Some(now);
         let state = self.keys.entry(key.clone()).or_insert_with(|| {
             self.born += 1;
-            KeyState::new(self.born)
+            Box::new(KeyState::new(self.born))
         });
         state.waiters.insert(ask.name);
         if state.held.is_none() {
@@ -246,8 +247,13 @@ impl Broker {
     /// The requests whose moment is near: a connection may be opened for each, and is used when
     /// [`Broker::dispatch`] names the key.
     pub fn prepare(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
+        let limit = self.limits.per_origin;
         let open = self.origins.values_mut().filter(|o| o.hold.is_none());
-        open.flat_map(|origin| origin.line.prepare(now)).collect()
+        let near = open.flat_map(|origin| {
+            let room = limit.saturating_sub(origin.under_way);
+            origin.line.prepare(now, room)
+        });
+        near.collect()
     }
 
     /// When [`Broker::dispatch`], [`Broker::prepare`] or [`Broker::call`] may have something that it

@@ -91,6 +91,9 @@ pub enum Urgency {
 }
 
 impl Urgency {
+    /// Goes before all others.
+    pub const FIRST: Self = Self::Expiring(Timestamp::MIN);
+
     /// When the renewal of a token of this validity becomes urgent: less than a tenth of its
     /// lifetime is left.
     pub fn presses_from(validity: Validity) -> Timestamp {

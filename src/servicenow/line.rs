@@ -1,7 +1,11 @@
 //! The line at one origin: the keys whose request is still to be sent, those that may go now in the
 //! order in which they go, and those that may go later by the moment.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Included},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -70,13 +74,16 @@ impl Line {
         self.ready.remove(&place).map(|entry| entry.key)
     }
 
-    /// The keys whose moment is near, each once.
-    pub(super) fn prepare(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
+    /// The keys whose moment is near, each once, and of them no more than there is `room` for. Who
+    /// could go by now waits for nothing but room.
+    pub(super) fn prepare(&mut self, now: Timestamp, room: usize) -> Vec<Arc<SharingKey>> {
         if self.later.is_empty() {
             return Vec::new();
         }
-        let near = ..=(plus(now, LEAD), u64::MAX);
-        let unprepared = self.later.range_mut(near).filter(|(_, e)| !e.prepared);
+        let last = |at| (at, u64::MAX);
+        let near = (Excluded(last(now)), Included(last(plus(now, LEAD))));
+        let near = self.later.range_mut(near).take(room);
+        let unprepared = near.filter(|(_, entry)| !entry.prepared);
         let prepared = unprepared.map(|(_, entry)| {
             entry.prepared = true;
             entry.key.clone()

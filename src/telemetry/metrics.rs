@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use jiff::Timestamp;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
@@ -30,12 +30,14 @@ pub struct Metrics {
     leader: Gauge,
 }
 
-type PerResource = Family<ResourceLabels, Gauge<f64, AtomicU64>>;
+/// By a name that the store holds, too, so that a series costs little more than its value.
+type PerResource = Family<Name, Gauge<f64, AtomicU64>>;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResourceLabels {
-    namespace: String,
-    name: String,
+impl EncodeLabelSet for Name {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("namespace", &*self.namespace).encode(encoder.encode_label())?;
+        ("name", &*self.name).encode(encoder.encode_label())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,42 +157,34 @@ impl Metrics {
 
     /// A resource's gauges follow its status.
     pub fn set_status(&self, name: &Name, status: &ServiceNowCredentialStatus) {
-        let labels = ResourceLabels {
-            namespace: name.namespace.to_string(),
-            name: name.name.to_string(),
-        };
         let is_true = |kind: &str| {
             let mut conditions = status.conditions.iter();
             f64::from(conditions.any(|c| c.type_ == kind && c.status == "True"))
         };
         self.ready
-            .get_or_create(&labels)
+            .get_or_create(name)
             .set(is_true(condition::READY));
         self.synced
-            .get_or_create(&labels)
+            .get_or_create(name)
             .set(is_true(condition::SYNCED));
         let Some(token) = &status.token else {
-            self.expiry.remove(&labels);
-            self.renewal.remove(&labels);
+            self.expiry.remove(name);
+            self.renewal.remove(name);
             return;
         };
         let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
         self.expiry
-            .get_or_create(&labels)
+            .get_or_create(name)
             .set(seconds(token.expires_at.0));
         self.renewal
-            .get_or_create(&labels)
+            .get_or_create(name)
             .set(seconds(token.renewal_time.0));
     }
 
     /// A resource is gone, and its gauges with it.
     pub fn remove(&self, name: &Name) {
-        let labels = ResourceLabels {
-            namespace: name.namespace.to_string(),
-            name: name.name.to_string(),
-        };
         for family in [&self.expiry, &self.renewal, &self.ready, &self.synced] {
-            family.remove(&labels);
+            family.remove(name);
         }
     }
 

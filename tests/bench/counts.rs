@@ -5,7 +5,7 @@ use testkit::operator::Operator;
 
 use crate::{
     api::{Requests, between, requests},
-    fleet::{Fleet, NAMESPACE, Shape},
+    fleet::{Fleet, NAMESPACE, SHARDS, Shape},
     support::eventually,
     told::Told,
 };
@@ -49,6 +49,32 @@ pub(crate) async fn run(resources: usize) {
     let restarted = requests(&fleet.client).await;
     assert_eq!(between(&renewed, &restarted), Requests::new());
     assert_eq!(fleet.instance.token_requests(), 2 * resources);
+}
+
+/// Two operators side by side, with a shard each of a fleet of so many.
+pub(crate) async fn shards(resources: usize) {
+    let fleet = Fleet::new(Shape::distinct(resources)).await;
+    let mut told = Told::of::<ServiceNowCredential>(fleet.client.clone(), NAMESPACE).await;
+    let before = requests(&fleet.client).await;
+    let mut operators = Vec::new();
+    for shard in SHARDS {
+        let mut options = fleet.options();
+        options.arguments.push(format!("--selector=shard={shard}"));
+        operators.push(Operator::start(&options).await);
+    }
+    told.until(resources).await;
+    for operator in &operators {
+        looked_at_all(operator, resources / SHARDS.len()).await;
+    }
+    let each = u64::try_from(resources).unwrap();
+    let asked = [
+        "GET secrets",
+        "POST secrets",
+        "PATCH servicenowcredentials/status",
+    ];
+    let expected = Requests::from(asked.map(|what| (what.to_owned(), each)));
+    assert_eq!(between(&before, &requests(&fleet.client).await), expected);
+    assert_eq!(fleet.instance.token_requests(), resources);
 }
 
 /// Waits until an operator has looked at every resource and found it well.

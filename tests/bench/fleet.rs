@@ -11,7 +11,7 @@ use kube::{
 use serde_json::{Value, json};
 use servicenow_credential_operator::{RENEW_REQUESTED_AT, api::ServiceNowCredential};
 use testkit::{
-    cluster::ControlPlane,
+    cluster::{ControlPlane, Server},
     operator::Options,
     servicenow::{self, Fault, Simulator, TokenMode},
 };
@@ -61,6 +61,10 @@ impl Fleet {
     pub(crate) async fn new(shape: Shape) -> Self {
         let cluster = ControlPlane::start().await.unwrap();
         install_crd(&cluster).await;
+        let rules = rules();
+        let kubeconfig = cluster.service_account(NAMESPACE, "operator", rules).await;
+        // Its garbage collection asks for every owner that it does not know yet.
+        cluster.stop(Server::ControllerManager).await;
         let instance = Simulator::start().await;
         instance.set_mode(TokenMode::AlwaysNew);
         let delay = std::env::var("BENCH_DELAY_MS").ok();
@@ -68,9 +72,7 @@ impl Fleet {
         instance.set_fault(delay.map(Fault::Delay));
         let fleet = Self {
             client: cluster.admin().await,
-            kubeconfig: cluster
-                .service_account(NAMESPACE, "operator", rules())
-                .await,
+            kubeconfig,
             _cluster: cluster,
             instance,
             shape,
@@ -125,7 +127,7 @@ impl Fleet {
     /// Creates a resource.
     pub(crate) async fn put_resource(&self, namespace: &str, number: usize) {
         let resource = json!({
-            "metadata": {"name": resource_name(number)},
+            "metadata": {"name": resource_name(number), "labels": {"shard": shard(number)}},
             "spec": {
                 "instance": self.instance.origin(),
                 "client": {"secretRef": {"name": client_name(number % self.shape.clients)}},
@@ -182,6 +184,9 @@ impl Fleet {
 /// What a renewal is asked for by.
 const REQUEST: &str = "once";
 
+/// Half of the resources bear each of these labels.
+pub(crate) const SHARDS: [&str; 2] = ["a", "b"];
+
 /// The secret of every client.
 pub(crate) const SECRET: &str = "a-secret-that-is-as-long-as-they-are";
 
@@ -198,6 +203,11 @@ pub(crate) fn client_name(number: usize) -> String {
 /// A resource, and the Secret that it is for.
 pub(crate) fn resource_name(number: usize) -> String {
     format!("itsm-{number:05}")
+}
+
+/// Which of two shards a resource belongs to.
+fn shard(number: usize) -> &'static str {
+    SHARDS[number % SHARDS.len()]
 }
 
 /// Awaits them all, some at a time.

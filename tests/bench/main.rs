@@ -40,6 +40,11 @@ async fn a_fleet_costs_the_requests_that_its_tokens_cost_and_no_more() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_shards_share_a_fleet_and_each_resource_is_written_by_one() {
+    counts::shards(60).await;
+}
+
 #[test]
 fn the_documentation_shows_what_was_measured_last() {
     report::is_shown(docs());

@@ -184,6 +184,30 @@ fn a_request_at_the_expiry_is_prepared_before_and_goes_when_the_instance_is_over
 }
 
 #[test]
+fn no_more_is_prepared_than_may_be_under_way_and_nobody_who_waits_for_room_alone() {
+    let mut broker = broker(2);
+    let keys = ["a", "b", "c", "d"].map(|secret| key_of("dev1", secret));
+    let ask = |at| Ask {
+        not_before: Some(at),
+        ..wish("a")
+    };
+    for key in &keys {
+        broker.ask(key, ask(at(10)), at(0));
+    }
+    assert_eq!(broker.prepare(at(9)), keys[..2]);
+    assert_eq!(broker.dispatch(at(10)), keys[..2]);
+    assert_eq!(broker.prepare(at(10)), [], "they wait for room");
+    let soon = key_of("dev1", "soon");
+    broker.ask(&soon, ask(at(12)), at(10));
+    assert_eq!(broker.prepare(at(10)), [], "there is no room for it");
+    for (key, token) in keys[..2].iter().zip(["s", "t"]) {
+        broker.complete(key, at(10), answer(token, Some(1800)), 0.0);
+    }
+    assert_eq!(broker.prepare(at(10)), [soon]);
+    assert_eq!(broker.dispatch(at(10)), keys[2..]);
+}
+
+#[test]
 fn whoever_cannot_wait_for_the_expiry_hastens_the_request() {
     let mut desk = Desk::with("t");
     let key = desk.key.clone();
