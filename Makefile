@@ -33,7 +33,7 @@ SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 IMAGE_BUILD = $(if $(shell command -v docker),docker build,buildah bud)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chart e2e sim soak campaign tools image e2e-image generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-prometheus need-node
+.PHONY: help demo test chart e2e sim soak bench campaign tools image e2e-image generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-prometheus need-node
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -87,6 +87,9 @@ chart: need-cargo need-cc need-go need-prometheus ## Check the Helm chart, its r
 
 soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through random faults: make soak MINUTES=30
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --release --workspace --test soak -- --nocapture --test-threads=1
+
+bench: need-cargo need-cc need-go ## Measure fleets of up to 10,000 beside the floor, and write docs/performance.* (half an hour)
+	SNOWCRED_BENCH=full $(CARGO) test $(LOCKED) --release --workspace --test bench a_fleet -- --nocapture
 
 campaign: need-cargo need-cc need-go ## Interrupt the operator at every point, and lead resources through many histories (6 minutes)
 	SNOWCRED_CAMPAIGN=full $(CARGO) test $(LOCKED) --workspace --test interruptions --test histories -- --nocapture
