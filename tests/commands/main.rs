@@ -10,6 +10,7 @@
 mod support;
 
 mod check;
+mod completion;
 mod kubeconfig;
 mod terminal;
 
@@ -320,17 +321,6 @@ async fn commands_go_by_the_context_and_its_namespace_as_kubectl_does() {
     let came = run(wrong).await;
     assert_eq!(came.status.code(), Some(1));
     assert!(came.stderr.contains("nowhere"), "{}", came.stderr);
-}
-
-#[tokio::test]
-async fn completions_are_printed_for_each_shell() {
-    for shell in ["bash", "zsh", "fish"] {
-        let output = Command::new(PROGRAM).args(["completion", shell]).output();
-        let output = output.await.unwrap();
-        assert!(output.status.success());
-        let script = String::from_utf8(output.stdout).unwrap();
-        assert!(script.contains("all-namespaces"), "{shell}");
-    }
 }
 
 #[tokio::test]
