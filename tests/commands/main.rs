@@ -12,6 +12,7 @@ mod support;
 mod check;
 mod completion;
 mod kubeconfig;
+mod refused;
 mod terminal;
 
 use std::{
@@ -321,25 +322,4 @@ async fn commands_go_by_the_context_and_its_namespace_as_kubectl_does() {
     let came = run(wrong).await;
     assert_eq!(came.status.code(), Some(1));
     assert!(came.stderr.contains("nowhere"), "{}", came.stderr);
-}
-
-#[tokio::test]
-async fn a_cluster_without_the_crd_is_told_what_to_install() {
-    let cluster = testkit::cluster::ControlPlane::start().await.unwrap();
-    for arguments in [&["status"][..], &["check", "--from", "default/itsm"]] {
-        let output = eventually("it answers", async || {
-            let mut command = Command::new(PROGRAM);
-            command
-                .args(arguments)
-                .env("KUBECONFIG", cluster.kubeconfig());
-            command.output().await.ok()
-        })
-        .await;
-        assert_eq!(output.status.code(), Some(1));
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            said.contains("servicenowcredentials.snowcred.dev"),
-            "{said}"
-        );
-    }
 }

@@ -76,10 +76,14 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CommandError> {
         })
         .await;
     }
-    let listed = watch::list_credentials(client.clone(), within)
-        .await
-        .map_err(|error| reach::refused(&error))?;
-    let rows = rows(listed.iter().filter(|one| is_meant(&args, one)));
+    let found = match &args.name {
+        // Whoever may get one resource need not be allowed to list them.
+        Some(name) => Vec::from_iter(reach::find(&client, &namespace, name).await?),
+        None => watch::list_credentials(client.clone(), within)
+            .await
+            .map_err(|error| reach::refused(&error))?,
+    };
+    let rows = rows(found.iter());
     if rows.is_empty() {
         nothing(&client, &args, within).await?;
         return match args.output {
