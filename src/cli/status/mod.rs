@@ -5,7 +5,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, ValueEnum};
 use futures::{StreamExt as _, pin_mut};
@@ -171,7 +171,7 @@ async fn follow(
     events: impl futures::Stream<Item = watcher::Result<Event<Credential>>>,
     nothing: impl AsyncFn() -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
-    let live = args.output == Output::Table && std::io::stdout().is_terminal();
+    let live = args.output == Output::Table && terminal::can_redraw();
     let listen = |kind| {
         signal(kind)
             .map_err(|error| CommandError::failed(format!("cannot listen for signals: {error}")))
