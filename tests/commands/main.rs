@@ -323,3 +323,36 @@ async fn commands_go_by_the_context_and_its_namespace_as_kubectl_does() {
     assert_eq!(came.status.code(), Some(1));
     assert!(came.stderr.contains("nowhere"), "{}", came.stderr);
 }
+
+#[tokio::test]
+async fn no_command_fails_or_complains_where_nobody_reads_what_it_says() {
+    let scene = Scene::new(HALF_AN_HOUR).await;
+    scene.create("itsm", scene.spec()).await;
+    let (origin, resource) = (scene.instance.origin(), format!("{}/itsm", scene.namespace));
+    let check = ["check", "--instance", &origin];
+    for arguments in [
+        ["status", "-n", &scene.namespace].as_slice(),
+        &["status", "itsm", "-o", "json", "-n", &scene.namespace],
+        &["status", "-w", "-n", &scene.namespace],
+        &[&check[..], &["--client-id", support::CLIENT_ID]].concat(),
+        &["check", "--from", &resource, "-o", "json"],
+        &["completion", "bash"],
+        &["crd"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = command(&scene, Path::new(PROGRAM), arguments);
+        command
+            .env("SNOWCRED_CLIENT_SECRET", support::CLIENT_SECRET)
+            .stdout(writer)
+            .stderr(Stdio::piped());
+        let ended = command.spawn().unwrap().wait_with_output().await.unwrap();
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(
+            (ended.status.code(), stderr.as_str()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
+    }
+}

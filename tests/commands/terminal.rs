@@ -90,7 +90,9 @@ async fn nobody_is_asked_for_a_secret_before_the_files_are_read() {
         "x",
     ];
     let user = ["--username", "somebody", "--password-file", nowhere];
-    let shown = ended(open(&[&arguments[..], &user].concat(), &[], 200)).await;
+    let terminal = open(&[&arguments[..], &user].concat(), &[], 200);
+    until_it_shows(&terminal, "permissions").await;
+    let shown = ended(terminal).await;
     assert_eq!(shown.status.code(), Some(1));
     assert_eq!(
         shown.text,
