@@ -5,8 +5,17 @@ mod support;
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use testkit::servicenow::{Client, Simulator};
+use testkit::{
+    operator::Operator,
+    servicenow::{Client, ClientCertificates, Identity, Options, Simulator, Tls},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::Command,
+};
 
 use crate::support::{Scene, data};
 
@@ -55,12 +64,15 @@ async fn apply(scene: &Scene, document: &Value) {
     output.expect_success();
 }
 
+/// A client certificate of an instance.
+fn issued(instance: &Simulator) -> Identity {
+    let identity = instance.issue_client_certificate("operator");
+    identity.expect("a certificate").expect("of the authority")
+}
+
 /// What the examples' comments tell people to create: a CA and a certificate, by their names.
-async fn certificates() -> [Value; 2] {
-    let another = Simulator::start_tls().await;
-    let ca = another.ca_pem().expect("an authority");
-    let identity = another.issue_client_certificate("operator");
-    let identity = identity.expect("a certificate").expect("of the authority");
+fn certificates(instance: &Simulator, identity: &Identity) -> [Value; 2] {
+    let ca = instance.ca_pem().expect("an authority");
     [
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
@@ -91,7 +103,8 @@ async fn every_example_is_accepted_and_every_credential_becomes_ready() {
     scene.instance.add_client(client.with_scopes(scopes));
     scene.instance.add_user(part("username"), part("password"));
 
-    for document in certificates().await {
+    let another = Simulator::start_tls().await;
+    for document in certificates(&another, &issued(&another)) {
         apply(&scene, &document).await;
     }
     for mut document in examples() {
@@ -142,4 +155,133 @@ fn the_deployment_mounts_a_whole_secret_that_an_example_writes() {
             }
         }
     }
+}
+
+/// The ServiceNowCredential of one example, at the scene's instance.
+fn credential(scene: &Scene, file: &str) -> Value {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(file);
+    let mut documents = documents(&file);
+    documents.retain(|document| document["kind"] == "ServiceNowCredential");
+    let mut credential = documents.pop().expect("a credential");
+    credential["spec"]["instance"] = json!(scene.instance.origin());
+    credential
+}
+
+#[tokio::test]
+async fn the_example_with_certificates_connects_by_these() {
+    let options = Options {
+        tls: Tls::Generated,
+        client_certificates: ClientCertificates::Generated,
+        ..Options::default()
+    };
+    let instance = Simulator::start_with(options).await.expect("an instance");
+    let scene = Scene::with_instance(instance, Duration::from_secs(1800)).await;
+    let identity = issued(&scene.instance);
+    for document in certificates(&scene.instance, &identity) {
+        apply(&scene, &document).await;
+    }
+    apply(&scene, &credential(&scene, "credential-tls.yaml")).await;
+    let host = scene.instance.origin().replace("https://", "");
+    let allowed = format!("--allowed-hosts={host}");
+    let _operator = Operator::start(&scene.options(&[&allowed])).await;
+    let token = scene.await_synced("itsm-tls").await;
+    assert!(scene.instance.is_valid(&token));
+    let requests = scene.instance.requests();
+    let shown: Vec<_> = requests.into_iter().map(|r| r.client_certificate).collect();
+    assert_eq!(shown, [identity.certificate_der().ok()]);
+}
+
+/// What the instance answers to a request with these headers.
+async fn answered(scene: &Scene, headers: &[&str]) -> String {
+    let mut stream = TcpStream::connect(scene.instance.address())
+        .await
+        .expect("the instance");
+    let headers = headers.join("\r\n");
+    let request = format!(
+        "GET /api/now/table/incident HTTP/1.1\r\nHost: instance\r\nConnection: close\r\n{headers}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+/// A quoted parameter, by the grammar of curl's manual on `--config`.
+fn curl_parameter(line: &str) -> (&str, &str) {
+    let (name, value) = line.split_once(" = ").expect("a parameter");
+    let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+    let inner = inner.filter(|inner| !inner.contains(['"', '\\']));
+    (name, inner.expect("a quoted value"))
+}
+
+/// A key and its value, by the grammar of `java.util.Properties`.
+fn property(line: &str) -> (&str, &str) {
+    assert!(!line.contains('\\'), "nothing is escaped");
+    let end = line.find(['=', ':', ' ', '\t', '\x0c']);
+    let (key, value) = line.split_at(end.expect("the end of a key"));
+    (key, value.strip_prefix('=').expect("a value"))
+}
+
+#[tokio::test]
+async fn the_files_of_an_example_are_what_their_readers_take() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    apply(&scene, &credential(&scene, "credential-files.yaml")).await;
+    let _operator = scene.operator().await;
+    let token = scene.await_synced("itsm-files").await;
+    let status = scene.get("itsm-files").await.status.expect("a status");
+    let expires_at = status.token.expect("a token").expires_at.0;
+    let files = data(&scene.secret("itsm-files").await.expect("a Secret"));
+    let (url, bearer) = (scene.instance.origin(), format!("Bearer {token}"));
+
+    assert_eq!(files["authorization"], bearer);
+    let curl: Vec<_> = files["curl.conf"].lines().map(curl_parameter).collect();
+    let sent = format!("Authorization: {bearer}");
+    assert_eq!(
+        curl,
+        [("header", &*sent), ("header", "Accept: application/json")]
+    );
+    assert_eq!(
+        answered(&scene, &[curl[0].1, curl[1].1]).await,
+        "HTTP/1.1 200 OK"
+    );
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join(".env");
+    fs::write(&file, &files[".env"]).expect("written");
+    let print = r#". "$1"; printf '%s\n' "$SERVICENOW_URL" "$SERVICENOW_TOKEN" "$SERVICENOW_TOKEN_EXPIRES_AT""#;
+    let mut shell = Command::new("sh");
+    let output = shell.args(["-euc", print, "sh"]).arg(&file).output().await;
+    let output = output.expect("a shell");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("{url}\n{token}\n{expires_at:.6}\n")
+    );
+
+    let seconds = expires_at.as_second().to_string();
+    let properties: Vec<_> = files["application.properties"]
+        .lines()
+        .map(property)
+        .collect();
+    assert_eq!(
+        properties,
+        [
+            ("servicenow.url", &*url),
+            ("servicenow.token", &*token),
+            ("servicenow.token.expires-at-epoch-second", &*seconds),
+        ]
+    );
+
+    let words: Vec<_> = files[".netrc"].split_whitespace().collect();
+    let host = "dev12345.service-now.com";
+    let netrc = ["machine", host, "login", "bearer", "password", &*token];
+    assert_eq!(words, netrc);
+    // What "curl --netrc" would make of it, as the example says.
+    let basic = STANDARD.encode(format!("{}:{}", words[3], words[5]));
+    let basic = format!("Authorization: Basic {basic}");
+    assert_eq!(
+        answered(&scene, &[&basic]).await,
+        "HTTP/1.1 401 Unauthorized"
+    );
 }

@@ -95,8 +95,15 @@ fn complete(shell: Shell) -> Result<(), CommandError> {
     let mut definition = definition();
     let name = definition.get_name().to_owned();
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut definition, name, &mut script);
-    print(&String::from_utf8_lossy(&script))
+    clap_complete::generate(shell, &mut definition, &name, &mut script);
+    print(&in_one_spelling(&String::from_utf8_lossy(&script), &name))
+}
+
+/// In bash, clap_complete 4.6 spells the hyphens of a program's name in two ways, and completes nothing
+/// behind a command (clap-rs/clap#6421).
+fn in_one_spelling(script: &str, name: &str) -> String {
+    let spelt = |hyphen| name.replace('-', hyphen) + "__subcmd__";
+    script.replace(&spelt("__subcmd__"), &spelt("__"))
 }
 
 /// Why a command did not do what it was asked: one sentence, and the exit code.

@@ -50,14 +50,13 @@ pub(super) fn resources(client: &Client, namespace: &str) -> Api<DynamicObject> 
     Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
-/// A call failed because there is no such resource: says so.
-pub(super) fn unknown(error: &Error, namespace: &str, name: &str) -> Option<String> {
+/// Whether a call failed because there is no such resource.
+pub(super) fn is_unknown(error: &Error, name: &str) -> bool {
     let Error::Api(status) = error else {
-        return None;
+        return false;
     };
     let details = status.details.as_ref();
-    (status.code == 404 && details.is_some_and(|details| details.name == name))
-        .then(|| nobody(namespace, name))
+    status.code == 404 && details.is_some_and(|details| details.name == name)
 }
 
 /// There is no such resource, and how to see which there are.
@@ -80,16 +79,27 @@ pub(super) async fn unknown_namespace(client: &Client, namespace: &str) -> Optio
     })
 }
 
+/// Reads one resource, if there is one of that name.
+pub(super) async fn find(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Credential>, CommandError> {
+    match resources(client, namespace).get(name).await {
+        Ok(object) => Ok(Some(watch::credential(object))),
+        Err(error) if is_unknown(&error, name) => Ok(None),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
 /// Reads one resource.
 pub(super) async fn read(
     client: &Client,
     namespace: &str,
     name: &str,
 ) -> Result<Credential, CommandError> {
-    let object = resources(client, namespace).get(name).await;
-    object.map(watch::credential).map_err(|error| {
-        unknown(&error, namespace, name).map_or_else(|| refused(&error), CommandError::failed)
-    })
+    let found = find(client, namespace, name).await?;
+    found.ok_or_else(|| CommandError::failed(nobody(namespace, name)))
 }
 
 /// What a failure of a watch means to the person who follows it; `None` where it passes.

@@ -99,10 +99,8 @@ async fn request(
             let token = credential.status.token.as_ref();
             Ok(Ok(token.and_then(|token| token.sha256.clone())))
         }
-        Err(error) => match reach::unknown(&error, namespace, name) {
-            Some(sentence) => Ok(Err(sentence)),
-            None => Err(reach::refused(&error)),
-        },
+        Err(error) if reach::is_unknown(&error, name) => Ok(Err(reach::nobody(namespace, name))),
+        Err(error) => Err(reach::refused(&error)),
     }
 }
 

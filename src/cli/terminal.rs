@@ -1,4 +1,5 @@
-//! How text for people looks: colours and lines that suit the terminal, and none elsewhere.
+//! How text for people looks: colours and lines that suit the terminal, and none elsewhere unless
+//! the environment forces colours (bixense.com/clicolors).
 
 use std::io::IsTerminal as _;
 
@@ -23,10 +24,21 @@ pub(super) fn size() -> Option<(usize, usize)> {
     Some((width.into(), height.into()))
 }
 
+/// Whether standard output is a terminal on which a table can be drawn again in its place.
+pub(super) fn can_redraw() -> bool {
+    std::io::stdout().is_terminal() && !is_dumb()
+}
+
+/// A dumb terminal knows no escape sequence (terminfo), whatever else the environment says.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
 /// The text with its colours, where they are wanted.
 pub(super) fn coloured(text: &str) -> String {
     match AutoStream::choice(&std::io::stdout()) {
         ColorChoice::Never => strip_str(text).to_string(),
+        _ if is_dumb() => strip_str(text).to_string(),
         _ => text.to_owned(),
     }
 }

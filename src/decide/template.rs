@@ -9,7 +9,7 @@ use minijinja::{Environment, UndefinedBehavior, value::Value};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::failure::Failure;
+use super::{failure::Failure, ownership::timestamp};
 use crate::{api::Reason, servicenow::AccessToken};
 
 /// All keys together; a Secret holds 1 MiB at most, and a token is about a hundred bytes.
@@ -136,7 +136,7 @@ pub fn render(
         token => Value::from_safe_string(variables.token.expose().to_owned()),
         token_type => "Bearer",
         scope => variables.scope,
-        expires_at => variables.expires_at.to_string(),
+        expires_at => timestamp(variables.expires_at),
         expires_at_unix => variables.expires_at.as_second(),
         instance_url => variables.instance_url,
         client_id => variables.client_id,
@@ -363,7 +363,7 @@ mod tests {
                         {{ expires_at_unix }} {{ instance_url }} {{ client_id }} {{ 'a:b'|b64encode }}\n";
         assert_eq!(
             render_one(template).unwrap(),
-            "abc-123_x Bearer useraccount 2026-01-02T03:04:05Z 1767323045 \
+            "abc-123_x Bearer useraccount 2026-01-02T03:04:05.000000Z 1767323045 \
              https://dev1.service-now.com me YTpi\n"
         );
     }

@@ -1,6 +1,10 @@
 //! What an instance refuses or spoils has its cause named.
 
-use testkit::servicenow::{Client, ExpiresIn, Fault, MissingUser, RetryAfter, Simulator};
+use serde_json::json;
+use testkit::servicenow::{
+    AuthMethod::{self, Basic, Body},
+    Client, ExpiresIn, Fault, MissingUser, RetryAfter, Simulator,
+};
 
 use crate::question::{CLIENT_ID, Question, causes, instance};
 
@@ -14,6 +18,10 @@ struct Case {
     /// Words of the first cause's explanation.
     says: &'static str,
     requests: usize,
+}
+
+fn takes(client: &mut Client, only: AuthMethod) {
+    client.authentication = Some(only);
 }
 
 fn without_user(client: &mut Client) {
@@ -109,8 +117,27 @@ const CASES: &[Case] = &[
     },
     Case {
         what: "an instance that takes the client in the form only",
-        set_up: |instance| instance.fault_times(Fault::AccessDenied, 2),
+        set_up: |instance| instance.update_client(CLIENT_ID, |client| takes(client, Body)),
         ask: |question| question,
+        first: &["Authentication"],
+        says: "change --authentication",
+        requests: 3,
+    },
+    Case {
+        what: "an instance that takes the client in the form only, and a user to compare with",
+        set_up: |instance| {
+            instance.update_client(CLIENT_ID, |client| takes(client, Body));
+            instance.set_property_enabled(false);
+        },
+        ask: Question::with_user,
+        first: &["Authentication", "GrantSwitchedOff"],
+        says: "change --authentication",
+        requests: 5,
+    },
+    Case {
+        what: "an instance that takes the client in the header only",
+        set_up: |instance| instance.update_client(CLIENT_ID, |client| takes(client, Basic)),
+        ask: |question| question.with(&["--authentication", "Body"]),
         first: &["Authentication"],
         says: "change --authentication",
         requests: 3,
@@ -208,6 +235,34 @@ async fn each_fault_of_the_setup_and_each_bad_day_has_its_cause_named_first() {
         assert!(explanation.contains(case.says), "{what}");
         assert_eq!(report["requests"], case.requests, "{what}");
         assert_eq!(instance.requests().len(), case.requests, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_way_in_which_the_instance_takes_the_client_is_named() {
+    let instance = instance().await;
+    for (asked, taken) in [(Basic, Body), (Body, Basic)] {
+        instance.update_client(CLIENT_ID, |client| takes(client, taken));
+        let question = Question::new(&instance);
+        let report = question
+            .with(&["--authentication", &format!("{asked:?}")])
+            .report()
+            .await;
+        assert_eq!(
+            report["message"],
+            format!(
+                "No token: the instance refused the request. With --authentication {taken:?} it gives a \
+                 token: use that."
+            )
+        );
+        assert_eq!(
+            report["causes"],
+            json!([{
+                "cause": "Authentication",
+                "explanation": "The client's id and secret are sent in a way that the instance does not \
+                                take: change --authentication.",
+            }])
+        );
     }
 }
 

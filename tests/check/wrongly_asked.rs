@@ -1,6 +1,8 @@
 //! What cannot be checked is said in one sentence.
 
-use crate::question::{CLIENT_ID, Came, USER, command, file, path, run};
+use testkit::servicenow::Simulator;
+
+use crate::question::{CLIENT_ID, Came, Question, USER, command, file, path, run, set_up};
 
 /// Asks with these options alone.
 async fn asked(arguments: &[&str], secret: Option<&str>) -> Came {
@@ -110,4 +112,34 @@ async fn what_cannot_be_checked_is_said_in_one_sentence_with_the_next_step() {
         assert!(came.stderr.contains(says), "{}", came.stderr);
         assert_eq!(came.stderr.lines().count(), 1, "{}", came.stderr);
     }
+}
+
+#[tokio::test]
+async fn a_file_of_more_than_a_mebibyte_is_not_taken_for_a_secret_or_a_bundle() {
+    const LIMIT: usize = 1024 * 1024;
+    let large = file(&"x".repeat(LIMIT + 1));
+    let large = path(&large);
+    let whole = ["--instance", "http://127.0.0.1:9", "--client-id", CLIENT_ID];
+    let user = ["--username", USER];
+    for arguments in [
+        ["--client-secret-file", &large].as_slice(),
+        &["--ca-file", &large],
+        &[&user[..], &["--password-file", &large]].concat(),
+    ] {
+        let came = asked(&[&whole[..], arguments].concat(), Some("s")).await;
+        assert_eq!((came.code, came.stdout.as_str()), (Some(1), ""));
+        assert_eq!(
+            came.stderr,
+            format!(
+                "error: the file {large:?} is larger than 1 MiB, as no secret and no bundle of \
+                 certificates is; check its path\n"
+            )
+        );
+    }
+    // One that is as large as may be is read to its end.
+    let instance = set_up(Simulator::start_tls().await);
+    let ca = instance.ca_pem().unwrap();
+    let bundle = "#".repeat(LIMIT - ca.len() - 1) + "\n" + ca;
+    let question = Question::new(&instance).with_file("--ca-file", &bundle);
+    assert_eq!(question.report().await["ok"], true);
 }

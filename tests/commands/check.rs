@@ -126,6 +126,57 @@ async fn check_goes_by_the_user_and_the_certificates_that_a_resource_names() {
 }
 
 #[tokio::test]
+async fn check_goes_by_the_scopes_and_the_config_map_that_a_resource_names() {
+    let scene = Scene::with_instance(Simulator::start_tls().await, HALF_AN_HOUR).await;
+    let scopes = |scopes: &[&str]| {
+        let scopes = scopes.iter().map(ToString::to_string).collect();
+        let link = |client: &mut servicenow::Client| client.scopes = scopes;
+        scene.instance.update_client(support::CLIENT_ID, link);
+    };
+    let put_ca = async |pem: &str| {
+        let document = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "corp-ca"}, "data": {"ca.crt": pem},
+        });
+        let apply = ["-n", &scene.namespace, "apply", "-f", "-"];
+        let document = document.to_string();
+        let applied = scene.cluster.kubectl_stdin(&apply, &document).await;
+        applied.expect_success();
+    };
+    let report = async || {
+        let came = check(&scene, "itsm", &["-o", "json"]).await;
+        assert_eq!(came.stderr, "");
+        serde_json::from_str::<Value>(&came.stdout).unwrap()
+    };
+    let mut spec = scene.spec();
+    spec["scopes"] = json!(["incidents", "changes"]);
+    spec["tls"] = json!({"caBundleRef": {"kind": "ConfigMap", "name": "corp-ca", "key": "ca.crt"}});
+    scene.create("itsm", spec).await;
+    scopes(&["incidents", "changes"]);
+    put_ca(scene.instance.ca_pem().unwrap()).await;
+    let token = report().await;
+    assert_eq!(
+        (&token["ok"], &token["scope"]),
+        (&true.into(), &"changes incidents".into()),
+        "{token:#}"
+    );
+    scopes(&["incidents"]);
+    let refused = report().await;
+    assert_eq!(
+        refused["message"],
+        "No token: the instance refused the request. Without scopes it gives a token, so the client is \
+         right and one of the scopes is not."
+    );
+    let another = Simulator::start_tls().await;
+    put_ca(another.ca_pem().unwrap()).await;
+    assert_eq!(report().await["reason"], "TlsFailed");
+    let asked = scene.instance.requests();
+    let asked: Vec<_> = asked.iter().map(|r| r.scope.as_deref()).collect();
+    let scopes = Some("changes incidents");
+    assert_eq!(asked, [scopes, scopes, scopes, None]);
+}
+
+#[tokio::test]
 async fn check_says_what_keeps_it_from_checking_a_resource() {
     let scene = Scene::new(HALF_AN_HOUR).await;
     let with_secret = |name: &str| {

@@ -10,7 +10,9 @@
 mod support;
 
 mod check;
+mod completion;
 mod kubeconfig;
+mod refused;
 mod terminal;
 
 use std::{
@@ -323,33 +325,34 @@ async fn commands_go_by_the_context_and_its_namespace_as_kubectl_does() {
 }
 
 #[tokio::test]
-async fn completions_are_printed_for_each_shell() {
-    for shell in ["bash", "zsh", "fish"] {
-        let output = Command::new(PROGRAM).args(["completion", shell]).output();
-        let output = output.await.unwrap();
-        assert!(output.status.success());
-        let script = String::from_utf8(output.stdout).unwrap();
-        assert!(script.contains("all-namespaces"), "{shell}");
-    }
-}
-
-#[tokio::test]
-async fn a_cluster_without_the_crd_is_told_what_to_install() {
-    let cluster = testkit::cluster::ControlPlane::start().await.unwrap();
-    for arguments in [&["status"][..], &["check", "--from", "default/itsm"]] {
-        let output = eventually("it answers", async || {
-            let mut command = Command::new(PROGRAM);
-            command
-                .args(arguments)
-                .env("KUBECONFIG", cluster.kubeconfig());
-            command.output().await.ok()
-        })
-        .await;
-        assert_eq!(output.status.code(), Some(1));
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            said.contains("servicenowcredentials.snowcred.dev"),
-            "{said}"
+async fn no_command_fails_or_complains_where_nobody_reads_what_it_says() {
+    let scene = Scene::new(HALF_AN_HOUR).await;
+    scene.create("itsm", scene.spec()).await;
+    let (origin, resource) = (scene.instance.origin(), format!("{}/itsm", scene.namespace));
+    let check = ["check", "--instance", &origin];
+    for arguments in [
+        ["status", "-n", &scene.namespace].as_slice(),
+        &["status", "itsm", "-o", "json", "-n", &scene.namespace],
+        &["status", "-w", "-n", &scene.namespace],
+        &[&check[..], &["--client-id", support::CLIENT_ID]].concat(),
+        &["check", "--from", &resource, "-o", "json"],
+        &["completion", "bash"],
+        &["crd"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = command(&scene, Path::new(PROGRAM), arguments);
+        command
+            .env("SNOWCRED_CLIENT_SECRET", support::CLIENT_SECRET)
+            .stdout(writer)
+            .stderr(Stdio::piped());
+        let ended = command.spawn().unwrap().wait_with_output().await.unwrap();
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(
+            (ended.status.code(), stderr.as_str()),
+            (Some(0), ""),
+            "{arguments:?}"
         );
     }
 }

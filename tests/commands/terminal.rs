@@ -79,6 +79,73 @@ async fn an_interrupted_prompt_leaves_a_terminal_that_shows_what_is_typed() {
     assert_eq!(instance.requests().len(), 0);
 }
 
+#[tokio::test]
+async fn nobody_is_asked_for_a_secret_before_the_files_are_read() {
+    let nowhere = "/nowhere/password";
+    let arguments = [
+        "check",
+        "--instance",
+        "http://127.0.0.1:1",
+        "--client-id",
+        "x",
+    ];
+    let user = ["--username", "somebody", "--password-file", nowhere];
+    let terminal = open(&[&arguments[..], &user].concat(), &[], 200);
+    until_it_shows(&terminal, "permissions").await;
+    let shown = ended(terminal).await;
+    assert_eq!(shown.status.code(), Some(1));
+    assert_eq!(
+        shown.text,
+        "error: cannot read the file \"/nowhere/password\": No such file or directory (os error 2); \
+         check its path and its permissions\n"
+    );
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals_that_know_them_and_for_whoever_wants_them() {
+    let scene = Scene::new(HALF_AN_HOUR).await;
+    scene.create("itsm", scene.spec()).await;
+    let kubeconfig = scene.cluster.kubeconfig().to_str().unwrap().to_owned();
+    let status = ["status", "-n", &scene.namespace];
+    for (environment, coloured) in [
+        ([("TERM", "xterm"), ("NO_COLOR", "")], true),
+        ([("TERM", "xterm"), ("NO_COLOR", "1")], false),
+        ([("TERM", "dumb"), ("NO_COLOR", "")], false),
+    ] {
+        // Some let nothing but a word of the user's own stand against it.
+        let environment = [
+            &environment[..],
+            &[("CI", "true"), ("KUBECONFIG", &kubeconfig)],
+        ];
+        let shown = ended(open(&status, &environment.concat(), 80)).await;
+        assert_eq!(
+            shown.text.contains('\x1b'),
+            coloured,
+            "{environment:?} {}",
+            shown.text
+        );
+        let plain = strip_str(&shown.text).to_string();
+        assert!(plain.starts_with("1 resource: 1 pending\n"), "{plain}");
+    }
+}
+
+#[tokio::test]
+async fn a_dumb_terminal_follows_the_fleet_line_by_line() {
+    let scene = Scene::new(HALF_AN_HOUR).await;
+    scene.create("itsm", scene.spec()).await;
+    let kubeconfig = scene.cluster.kubeconfig().to_str().unwrap().to_owned();
+    let environment = [("TERM", "dumb"), ("KUBECONFIG", &*kubeconfig)];
+    let status = ["status", "-w", "-n", &scene.namespace];
+    let mut terminal = open(&status, &environment, 80);
+    until_it_shows(&terminal, "/itsm Ready=Pending Synced=Pending ").await;
+    fails(&scene, "itsm", "AccessDenied", "the instance refused").await;
+    until_it_shows(&terminal, "/itsm Ready=AccessDenied Synced=AccessDenied ").await;
+    terminal.types("\x03").unwrap();
+    let shown = ended(terminal).await;
+    assert!(shown.status.success(), "{:?}", shown.status);
+    assert!(!shown.text.contains('\x1b'), "{}", shown.text);
+}
+
 /// The table as it was drawn last, without its colours.
 fn last_table(shown: &str) -> Vec<String> {
     // Each is drawn from the top left corner on; what is under it is wiped away.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::json;
-use testkit::{operator::Operator, servicenow};
+use testkit::{
+    operator::Operator,
+    servicenow::{self, AuthMethod},
+};
 
 use crate::support::{CLIENT, CLIENT_ID, CLIENT_SECRET, Scene, eventually, rights, version};
 
@@ -54,6 +57,42 @@ async fn a_client_secret_that_was_rotated_while_the_operator_was_down_is_used_at
         scene.token("itsm").await.filter(|token| *token != first)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_sent_in_the_wrong_way_is_refused_until_the_spec_says_the_other() {
+    let scene = Scene::new(LONG).await;
+    let _operator = scene.operator().await;
+    for (name, wrong, right) in [
+        ("itsm", AuthMethod::Basic, AuthMethod::Body),
+        ("crm", AuthMethod::Body, AuthMethod::Basic),
+    ] {
+        let words = [wrong, right].map(|way| format!("{way:?}"));
+        let only = |client: &mut servicenow::Client| client.authentication = Some(right);
+        scene.instance.update_client(CLIENT_ID, only);
+        let mut spec = scene.spec();
+        spec["client"]["authentication"] = json!(words[0]);
+        // Another sharing key than that of the resource before.
+        spec["scopes"] = json!([format!("of_{name}")]);
+        let scopes = vec![format!("of_{name}")];
+        scene
+            .instance
+            .update_client(CLIENT_ID, |client| client.scopes = scopes);
+        scene.create(name, spec).await;
+        let message = scene.await_failure(name, "AccessDenied").await;
+        let expected = format!(
+            "{} refused the client with HTTP 401 (server_error: access_denied). The instance does not \
+             say why; check in this order: 1) ",
+            scene.instance.origin()
+        );
+        assert!(message.starts_with(&expected), "{message}");
+        let other = json!({"spec": {"client": {"authentication": words[1]}}});
+        scene.change(name, other).await;
+        let token = scene.await_synced(name).await;
+        assert!(scene.instance.is_valid(&token));
+        let requests = scene.instance.requests();
+        assert_eq!(requests.last().unwrap().auth, Some(right));
+    }
 }
 
 #[tokio::test]

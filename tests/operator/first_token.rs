@@ -66,26 +66,33 @@ async fn templates_body_authentication_scopes_and_metadata_are_as_the_spec_says(
     let held = data(&secret);
     let token = held["authorization"].strip_prefix("Bearer ").unwrap();
     assert!(scene.instance.is_valid(token));
-    let expiry = scene
-        .get("itsm")
-        .await
-        .status
-        .unwrap()
-        .token
-        .unwrap()
-        .expires_at
-        .0;
+    let token_status = scene.get("itsm").await.status.unwrap().token.unwrap();
+    let expiry = token_status.expires_at.0;
     let env = format!(
         "TOKEN={token}\nURL={}\nUNTIL={}\n",
         scene.instance.origin(),
         expiry.as_second()
     );
     assert_eq!(held[".env"], env);
+    assert_eq!(held.len(), 2);
     assert_eq!(secret.type_.as_deref(), Some("example.com/token"));
-    assert_eq!(secret.metadata.labels.unwrap()["team"], "a");
     assert_eq!(
-        secret.metadata.annotations.unwrap()["example.com/note"],
-        "x"
+        json!(secret.metadata.labels),
+        json!({
+            "team": "a",
+            "app.kubernetes.io/part-of": "itsm",
+            "app.kubernetes.io/managed-by": "servicenow-credential-operator",
+        })
+    );
+    let issued_at = token_status.issued_at.0;
+    assert_eq!(
+        json!(secret.metadata.annotations),
+        json!({
+            "example.com/note": "x",
+            "snowcred.dev/credential": "itsm",
+            "snowcred.dev/issued-at": format!("{issued_at:.6}"),
+            "snowcred.dev/expires-at": format!("{expiry:.6}"),
+        })
     );
     let request = &scene.instance.requests()[0];
     assert_eq!(format!("{:?}", request.auth), "Some(Body)");

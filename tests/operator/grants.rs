@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use testkit::{operator::Operator, servicenow::RecordedRequest};
 
-use crate::support::{Scene, eventually};
+use crate::support::{Scene, data, eventually};
 
 const LONG: Duration = Duration::from_secs(1800);
 const USER: &str = "marked.user.77aa";
@@ -22,13 +24,27 @@ async fn put_user(scene: &Scene, password: &str) {
     scene.put_secret("itsm-user", body).await;
 }
 
+/// Everything that the API holds in the scene's namespace, with the data of Secrets as text, too.
+async fn objects(scene: &Scene) -> String {
+    let kinds = "servicenowcredentials,secrets,configmaps,events.events.k8s.io";
+    let get = ["-n", &scene.namespace, "get", kinds, "-o", "json"];
+    let mut text = scene.cluster.kubectl(&get).await.expect_success();
+    let secrets = scene.secrets().list(&Default::default()).await.unwrap();
+    for secret in &secrets.items {
+        text.extend(data(secret).into_values());
+    }
+    text
+}
+
 #[tokio::test]
-async fn a_users_token_is_fetched_renewed_and_its_refresh_token_left_alone() {
+async fn a_users_token_is_fetched_and_renewed_and_its_refresh_token_neither_used_nor_kept() {
     let scene = Scene::new(Duration::from_secs(6)).await;
     scene.instance.add_user(USER, PASSWORD);
     put_user(&scene, PASSWORD).await;
-    let operator = scene.operator().await;
-    scene.create("itsm", with_password(&scene)).await;
+    let operator = Operator::start(&scene.options(&["--log-level=trace"])).await;
+    let mut spec = with_password(&scene);
+    spec["verify"] = json!({"path": "/api/now/table/sys_user"});
+    scene.create("itsm", spec).await;
     let first = scene.await_synced("itsm").await;
     eventually("it is renewed", async || {
         let token = scene.token("itsm").await?;
@@ -41,16 +57,30 @@ async fn a_users_token_is_fetched_renewed_and_its_refresh_token_left_alone() {
         names,
         [("Secret", "itsm-oauth-client"), ("Secret", "itsm-user")]
     );
-    let grants = scene.instance.requests();
-    assert!(
-        grants
-            .iter()
-            .all(|r| r.grant.as_deref() == Some("password"))
-    );
+    let mut asked = scene.instance.requests();
+    asked.retain(RecordedRequest::is_token_request);
+    assert!(asked.iter().all(|r| r.grant.as_deref() == Some("password")));
     assert_eq!(scene.instance.revocations(), 0);
+    // A refusal is told by an Event.
+    scene.instance.add_user(USER, "changed");
+    scene.renew("itsm", "now").await;
+    scene
+        .await_events("itsm", &[("Warning", "AccessDenied")])
+        .await;
     let seen = operator.log() + &operator.metrics();
     for secret in [USER, PASSWORD.trim()] {
         assert!(!seen.contains(secret));
+    }
+    assert_eq!(scene.instance.refresh_tokens_returned(), 0);
+    let refresh_tokens = scene.instance.refresh_tokens();
+    assert!(refresh_tokens.len() > 1, "{}", refresh_tokens.len());
+    let objects = objects(&scene).await;
+    assert!(objects.contains("AccessDenied"), "the Event is there");
+    for token in refresh_tokens {
+        for spelling in [STANDARD.encode(&token), token] {
+            assert!(!seen.contains(&spelling), "in the log or the metrics");
+            assert!(!objects.contains(&spelling), "in an object of the API");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::support::{Scene, data, eventually, rights::rules, until_it_has_looked, version};
 
@@ -192,6 +193,87 @@ async fn two_resources_merge_into_one_secret_and_neither_touches_the_other() {
 }
 
 #[tokio::test]
+async fn a_key_that_another_resource_has_merged_is_left_to_it_until_it_goes() {
+    let scene = Scene::new(LONG).await;
+    put_open(&scene, "app", "one,two").await;
+    let _operator = scene.operator().await;
+    scene.create("one", merging(&scene)).await;
+    let token = scene.await_synced("one").await;
+    let before = scene.secret("app").await.unwrap();
+    scene.create("two", merging(&scene)).await;
+    let message = scene.await_failure("two", "TargetConflict").await;
+    assert_eq!(
+        message,
+        "The key \"token\" of the Secret \"app\" is \"servicenow-credential-operator/one\"'s, who wrote \
+         it or has edited it. It is left untouched. Take that key out of the Secret, or name another \
+         one in spec.target.data."
+    );
+    assert_eq!(scene.secret("app").await.unwrap(), before);
+    assert_eq!(scene.token("app").await.unwrap(), token);
+    scene.delete("one").await;
+    until_it_is_gone(&scene, "one").await;
+    assert_eq!(scene.await_synced("two").await, token);
+}
+
+#[tokio::test]
+async fn only_a_resource_that_merges_carries_a_finalizer() {
+    let scene = Scene::new(LONG).await;
+    put_open(&scene, "app", "merge").await;
+    let _operator = scene.operator().await;
+    let orphan = json!({"creationPolicy": "Orphan"});
+    let specs = [
+        ("owner", scene.spec(), vec![]),
+        ("orphan", with_target(&scene, orphan), vec![]),
+        ("merge", merging(&scene), vec!["snowcred.dev/merged-keys"]),
+    ];
+    for (name, spec, finalizers) in specs {
+        scene.create(name, spec).await;
+        scene.await_synced(name).await;
+        assert_eq!(scene.get(name).await.finalizers(), finalizers, "{name}");
+    }
+}
+
+/// Runs the line of the README that lets a resource go without the operator; says whether it worked.
+async fn run_the_readmes_line(scene: &Scene) -> bool {
+    let readme = include_str!("../../README.md");
+    let mut lines = readme.lines();
+    let line = lines.find(|line| line.starts_with("kubectl patch snc "));
+    let kubectl = format!(
+        "kubectl() {{ '{}' --namespace '{}' \"$@\"; }}\n",
+        scene.cluster.kubectl_path().display(),
+        scene.namespace
+    );
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &(kubectl + line.unwrap())]);
+    shell.env("KUBECONFIG", scene.cluster.kubeconfig());
+    shell.output().await.unwrap().status.success()
+}
+
+#[tokio::test]
+async fn the_line_that_lets_a_resource_go_without_the_operator_takes_nobody_elses_finalizer_off() {
+    let scene = Scene::new(LONG).await;
+    put_open(&scene, "app", "itsm").await;
+    let operator = scene.operator().await;
+    scene.create("itsm", merging(&scene)).await;
+    scene.await_synced("itsm").await;
+    drop(operator);
+    let (ours, theirs) = ("snowcred.dev/merged-keys", "example.com/theirs");
+    let put = async |finalizers: &[&str]| {
+        let body = json!({"metadata": {"finalizers": finalizers}});
+        scene.change("itsm", body).await;
+    };
+    put(&[theirs, ours]).await;
+    scene.delete("itsm").await;
+    assert!(!run_the_readmes_line(&scene).await);
+    assert_eq!(scene.get("itsm").await.finalizers(), [theirs, ours]);
+    put(&[ours, theirs]).await;
+    assert!(run_the_readmes_line(&scene).await);
+    assert_eq!(scene.get("itsm").await.finalizers(), [theirs]);
+    put(&[]).await;
+    until_it_is_gone(&scene, "itsm").await;
+}
+
+#[tokio::test]
 async fn a_merge_that_is_renamed_to_a_secret_of_its_own_leaves_nothing_behind() {
     let scene = Scene::new(LONG).await;
     put_open(&scene, "app", "itsm").await;
@@ -220,7 +302,7 @@ async fn a_resource_goes_even_when_its_keys_cannot_be_taken_out() {
     let operator = scene.operator().await;
     scene.create("itsm", merging(&scene)).await;
     let token = scene.await_synced("itsm").await;
-    // Without the operator, it waits; this is the line that the README gives.
+    // Without the operator, it waits.
     drop(operator);
     scene.delete("itsm").await;
     assert!(

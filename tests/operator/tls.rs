@@ -95,6 +95,55 @@ async fn a_restart_with_a_named_ca_asks_for_nothing() {
     assert_eq!(after.resource_version(), before.resource_version());
 }
 
+/// A Secret's body with a certificate and a key.
+fn pair(certificate: &str, key: &str) -> Value {
+    json!({
+        "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": certificate, "tls.key": key},
+    })
+}
+
+#[tokio::test]
+async fn a_rotated_client_certificate_and_a_changed_ca_in_a_secret_serve_from_the_next_request_on()
+{
+    let (scene, _operator) = scene(ClientCertificates::Generated).await;
+    let put_ca = async |pem: &str| {
+        let body = json!({"stringData": {"ca.crt": pem}});
+        scene.put_secret("corp-ca", body).await;
+    };
+    let mut issued = Vec::new();
+    for name in ["first", "second"] {
+        let identity = scene.instance.issue_client_certificate(name);
+        issued.push(identity.unwrap().unwrap());
+    }
+    let put_certificate = async |index: usize| {
+        let body = pair(&issued[index].certificate_pem, &issued[index].key_pem);
+        scene.put_secret("itsm-mtls", body).await;
+    };
+    put_ca(scene.instance.ca_pem().unwrap()).await;
+    put_certificate(0).await;
+    let mut spec = trusting(&scene, "Secret");
+    spec["tls"]["clientCertificateRef"] = json!({"name": "itsm-mtls"});
+    scene.create("itsm", spec).await;
+    scene.await_synced("itsm").await;
+    put_certificate(1).await;
+    scene.renew("itsm", "certificate").await;
+    scene.await_synced("itsm").await;
+    let requests = scene.instance.requests();
+    let shown: Vec<_> = requests.into_iter().map(|r| r.client_certificate).collect();
+    let expected = issued.iter().map(|i| Some(i.certificate_der().unwrap()));
+    assert_eq!(shown, expected.collect::<Vec<_>>());
+
+    let another = Simulator::start_tls().await;
+    put_ca(another.ca_pem().unwrap()).await;
+    scene.renew("itsm", "another CA").await;
+    scene.await_failure("itsm", "TlsFailed").await;
+    put_ca(scene.instance.ca_pem().unwrap()).await;
+    scene.renew("itsm", "the CA again").await;
+    scene.await_synced("itsm").await;
+    assert_eq!(scene.instance.token_requests(), 3);
+}
+
 #[tokio::test]
 async fn a_client_certificate_is_shown_and_followed_when_it_changes() {
     let (scene, operator) = scene(ClientCertificates::Generated).await;
@@ -124,12 +173,6 @@ async fn a_client_certificate_is_shown_and_followed_when_it_changes() {
         .issue_client_certificate("other")
         .unwrap()
         .unwrap();
-    let pair = |certificate: &str, key: &str| {
-        json!({
-            "type": "kubernetes.io/tls",
-            "stringData": {"tls.crt": certificate, "tls.key": key},
-        })
-    };
     let wrong = pair(&identity.certificate_pem, &other.key_pem);
     scene.put_secret("itsm-mtls", wrong).await;
     let message = scene.await_failure("itsm", "ReferenceInvalid").await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::servicenow::TableFault;
+use testkit::{operator::Operator, servicenow::TableFault};
 
 use crate::support::{Scene, condition, eventually};
 
@@ -100,6 +100,39 @@ async fn what_a_probe_answers_is_told_and_the_secret_does_not_wait_for_it() {
             .await;
         scene.await_synced(&name).await;
     }
+}
+
+#[tokio::test]
+async fn a_probe_that_hangs_ends_in_time_and_the_secret_is_there_meanwhile() {
+    let scene = Scene::new(LONG).await;
+    scene.instance.set_table_fault(Some(TableFault::Hang));
+    let operator = Operator::start(&scene.options(&["--request-timeout=3s"])).await;
+    scene.create("itsm", verified(&scene)).await;
+    eventually("it is tried out", async || {
+        (probes(&scene) == 1).then_some(())
+    })
+    .await;
+    let token = scene.token("itsm").await.unwrap();
+    assert!(scene.instance.is_valid(&token));
+    scene
+        .await_condition("itsm", "Ready", "True", "TokenValid")
+        .await;
+    let hanging = scene.get("itsm").await;
+    assert_eq!(condition(&hanging, "Verified"), None);
+    let message = scene
+        .await_condition("itsm", "Verified", "False", "ProbeFailed")
+        .await;
+    let digest = hanging.status.unwrap().token.unwrap().sha256.unwrap();
+    let expected = format!(
+        "GET {PATH}: it was not answered: {} did not answer within 3 s. Check spec.instance, and that \
+         the cluster may reach it (firewall, NetworkPolicy, HTTPS_PROXY). (Token with SHA-256 {}…)",
+        scene.instance.origin(),
+        &digest[..8],
+    );
+    assert_eq!(message, expected);
+    assert_eq!(scene.await_synced("itsm").await, token);
+    assert_eq!((probes(&scene), scene.instance.token_requests()), (1, 1));
+    drop(operator);
 }
 
 #[tokio::test]

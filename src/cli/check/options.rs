@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{ErrorKind, IsTerminal as _, Read as _, stdin},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -38,6 +38,7 @@ pub(super) fn subject(args: &CheckArgs) -> Result<Subject, CommandError> {
     let client_id = stored::trimmed(client_id.unwrap_or_default())
         .map_err(|wrong| CommandError::usage(format!("--client-id {wrong}")))?;
     let tls = tls(args.ca_file.as_deref())?;
+    let user = named_user(args)?;
     let (client_secret, source) = client_secret(args.client_secret_file.as_deref())?;
     let key = SharingKey::client_credentials(
         instance,
@@ -50,7 +51,7 @@ pub(super) fn subject(args: &CheckArgs) -> Result<Subject, CommandError> {
         instance: instance.clone(),
         key: key.over(tls),
         verify_path: args.verify_path.clone(),
-        user: user(args)?,
+        user: user.map(with_password).transpose()?,
         source,
         voice: Voice::Options,
     })
@@ -117,20 +118,38 @@ pub(super) fn with_note(source: String, trimmed: bool) -> String {
 
 /// The user to compare with, if one is given.
 pub(super) fn user(args: &CheckArgs) -> Result<Option<User>, CommandError> {
+    named_user(args)?.map(with_password).transpose()
+}
+
+/// A user's name, and the password where a file holds it.
+type NamedUser = (Zeroizing<String>, Option<Zeroizing<String>>);
+
+/// The user to compare with, as far as nobody has to be asked.
+fn named_user(args: &CheckArgs) -> Result<Option<NamedUser>, CommandError> {
     let Some(name) = &args.username else {
         return Ok(None);
     };
     let name = stored::trimmed(name.expose_secret())
         .map_err(|wrong| CommandError::usage(format!("--username {wrong}")))?;
-    let (text, source) = match &args.password_file {
-        Some(file) => (read_text(file)?, format!("the file {file:?}")),
+    let password = |file: &PathBuf| password(&read_text(file)?, &format!("the file {file:?}"));
+    let password = args.password_file.as_ref().map(password).transpose()?;
+    Ok(Some((name, password)))
+}
+
+/// The user with a password, asked for where no file holds it.
+fn with_password((name, held): NamedUser) -> Result<User, CommandError> {
+    let password = match held {
+        Some(password) => password,
         None => {
             let asked = prompt("password of the user", "name a file as --password-file")?;
-            (asked, "the prompt".to_owned())
+            password(&asked, "the prompt")?
         }
     };
-    let password = stored::password(&text).map_err(|wrong| unusable("password", &source, wrong))?;
-    Ok(Some((name, password)))
+    Ok((name, password))
+}
+
+fn password(text: &str, source: &str) -> Result<Zeroizing<String>, CommandError> {
+    stored::password(text).map_err(|wrong| unusable("password", source, wrong))
 }
 
 /// Asks a person; what is typed is not shown.

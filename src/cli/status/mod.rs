@@ -5,7 +5,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, ValueEnum};
 use futures::{StreamExt as _, pin_mut};
@@ -76,10 +76,14 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CommandError> {
         })
         .await;
     }
-    let listed = watch::list_credentials(client.clone(), within)
-        .await
-        .map_err(|error| reach::refused(&error))?;
-    let rows = rows(listed.iter().filter(|one| is_meant(&args, one)));
+    let found = match &args.name {
+        // Whoever may get one resource need not be allowed to list them.
+        Some(name) => Vec::from_iter(reach::find(&client, &namespace, name).await?),
+        None => watch::list_credentials(client.clone(), within)
+            .await
+            .map_err(|error| reach::refused(&error))?,
+    };
+    let rows = rows(found.iter());
     if rows.is_empty() {
         nothing(&client, &args, within).await?;
         return match args.output {
@@ -167,7 +171,7 @@ async fn follow(
     events: impl futures::Stream<Item = watcher::Result<Event<Credential>>>,
     nothing: impl AsyncFn() -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
-    let live = args.output == Output::Table && std::io::stdout().is_terminal();
+    let live = args.output == Output::Table && terminal::can_redraw();
     let listen = |kind| {
         signal(kind)
             .map_err(|error| CommandError::failed(format!("cannot listen for signals: {error}")))

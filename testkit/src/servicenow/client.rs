@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::time_text;
+use super::{journal::AuthMethod, time_text};
 
 /// The lifetime ServiceNow gives an access token unless the registry entry says otherwise.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(1800);
@@ -28,6 +28,8 @@ pub struct Client {
     pub active: bool,
     /// What an access token looks like.
     pub token_format: TokenFormat,
+    /// The only way in which the client's id and secret are taken; none takes header and form alike.
+    pub authentication: Option<AuthMethod>,
 }
 
 /// What an access token looks like; no client may depend on it.
@@ -53,6 +55,7 @@ impl Client {
             user_active: true,
             active: true,
             token_format: TokenFormat::default(),
+            authentication: None,
         }
     }
 
@@ -92,6 +95,7 @@ impl fmt::Debug for Client {
             .field("user_active", &self.user_active)
             .field("active", &self.active)
             .field("token_format", &self.token_format)
+            .field("authentication", &self.authentication)
             .finish()
     }
 }
@@ -118,6 +122,9 @@ pub struct ClientSettings {
     pub active: Option<bool>,
     /// [`Client::token_format`].
     pub token_format: Option<TokenFormat>,
+    /// [`Client::authentication`]; JSON's `null` takes both again.
+    #[serde(deserialize_with = "null_is_a_value")]
+    pub authentication: Option<Option<AuthMethod>>,
 }
 
 impl ClientSettings {
@@ -135,11 +142,12 @@ impl ClientSettings {
         set(&mut client.user_active, self.user_active);
         set(&mut client.active, self.active);
         set(&mut client.token_format, self.token_format);
+        set(&mut client.authentication, self.authentication);
     }
 }
 
-fn null_is_a_value<'de, D: Deserializer<'de>>(
+fn null_is_a_value<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
-) -> Result<Option<Option<String>>, D::Error> {
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }

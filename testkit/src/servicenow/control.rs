@@ -155,6 +155,7 @@ async fn stats(State(simulator): Controlled) -> Json<Value> {
         "validTokens": simulator.valid_tokens(),
         "revocations": simulator.revocations(),
         "cookiesReturned": simulator.cookies_returned(),
+        "refreshTokensReturned": simulator.refresh_tokens_returned(),
         "mode": simulator.mode(),
         "fault": simulator.fault(),
         "now": simulator.clock().now().to_string(),

@@ -186,6 +186,21 @@ impl Simulator {
         self.instance.lock().journal.cookies_returned
     }
 
+    /// The refresh tokens that were handed out, the oldest first.
+    pub fn refresh_tokens(&self) -> Vec<String> {
+        let instance = self.instance.lock();
+        instance
+            .tokens
+            .refresh_tokens()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// How often one of them came back, in whatever part of a request.
+    pub fn refresh_tokens_returned(&self) -> usize {
+        self.instance.lock().journal.refresh_tokens_returned
+    }
+
     /// How often a token was revoked over HTTP, which would break other users of the same client.
     pub fn revocations(&self) -> usize {
         self.instance.lock().journal.revocations

@@ -102,6 +102,8 @@ pub enum ExpiresIn {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum TableFault {
+    /// Takes the request and never answers.
+    Hang,
     /// 401 even for a valid token: the API's access policy has no auth profile for OAuth.
     NoAuthProfile,
     /// 403: the token lacks the named scope.

@@ -111,7 +111,7 @@ impl Instance {
                 "the property of the client credentials grant is not true",
             ));
         }
-        let client = self.authenticated_client(request.client())?;
+        let client = self.authenticated_client(request)?;
         let user = match grant {
             Grant::ClientCredentials => self.application_user(client)?,
             Grant::Password => self.authenticated_user(request.user())?,
@@ -126,10 +126,14 @@ impl Instance {
         let token = self
             .tokens
             .issue(holder, lifetime, format, self.mode, self.clock.now());
+        let with_refresh_token = grant == Grant::Password;
+        if with_refresh_token {
+            self.tokens.hand_out_refresh_token(&token.refresh_token);
+        }
         Ok(Granted {
             token,
             scope,
-            with_refresh_token: grant == Grant::Password,
+            with_refresh_token,
         })
     }
 
@@ -138,7 +142,17 @@ impl Instance {
         self.tokens.is_valid(token, self.clock.now())
     }
 
-    fn authenticated_client(&self, presented: Option<Credentials>) -> Result<&Client, Refusal> {
+    /// Counts it where a refresh token came back.
+    pub(super) fn look_for_refresh_token(&mut self, said: &str) {
+        let returned = self
+            .tokens
+            .refresh_tokens()
+            .any(|token| said.contains(token));
+        self.journal.refresh_tokens_returned += usize::from(returned);
+    }
+
+    fn authenticated_client(&self, request: &TokenRequest) -> Result<&Client, Refusal> {
+        let presented = request.client();
         let presented = presented.ok_or_else(|| Refusal::denied("no client id and secret"))?;
         let client = self
             .clients
@@ -146,6 +160,14 @@ impl Instance {
             .ok_or_else(|| Refusal::denied("no such client"))?;
         if client.secret != presented.secret {
             return Err(Refusal::denied("wrong client secret"));
+        }
+        if client
+            .authentication
+            .is_some_and(|only| only != request.auth())
+        {
+            return Err(Refusal::denied(
+                "the client's id and secret in the wrong place",
+            ));
         }
         if !client.active {
             return Err(Refusal::denied("the client is not active"));

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use axum::http::{HeaderMap, HeaderName, Method, Uri, header};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::time_text;
@@ -16,7 +16,7 @@ const REMEMBERED: usize = 10_000;
 pub(super) const TOKEN_PATH: &str = "/oauth_token.do";
 
 /// How a token request carried the client's credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AuthMethod {
     /// HTTP Basic.
@@ -53,6 +53,9 @@ pub struct RecordedRequest {
     pub content_type: Option<String>,
     /// The header `User-Agent`.
     pub user_agent: Option<String>,
+    /// The client certificate that was shown, as DER.
+    #[serde(skip)]
+    pub client_certificate: Option<Vec<u8>>,
     /// Whether a `JSESSIONID` came back, which means that the client keeps cookies.
     pub cookie_returned: bool,
     /// For a token request: how the client authenticated.
@@ -88,6 +91,7 @@ pub(super) struct Journal {
     pub(super) arrival: Arc<Notify>,
     pub(super) token_requests: usize,
     pub(super) cookies_returned: usize,
+    pub(super) refresh_tokens_returned: usize,
     pub(super) revocations: usize,
 }
 
@@ -98,6 +102,7 @@ impl Journal {
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
+        client_certificate: Option<Vec<u8>>,
         now: Timestamp,
     ) -> Number {
         self.last_number += 1;
@@ -111,6 +116,7 @@ impl Journal {
             accept: text(headers, &header::ACCEPT),
             content_type: text(headers, &header::CONTENT_TYPE),
             user_agent: text(headers, &header::USER_AGENT),
+            client_certificate,
             cookie_returned: text(headers, &header::COOKIE)
                 .is_some_and(|cookies| cookies.contains("JSESSIONID=")),
             auth: None,

@@ -14,7 +14,7 @@ use super::{
     bad_day::instead_of_any_answer,
     instance::Shared,
     journal::{Number, TOKEN_PATH},
-    server::Wire,
+    server::{ClientCertificate, Wire},
     table_api::{self, LOGGED_IN},
     token_endpoint,
 };
@@ -45,13 +45,20 @@ struct Session {
 }
 
 /// Records the request as it comes, so that it is counted even where it is never answered.
-async fn record(State(instance): State<Shared>, mut request: Request, next: Next) -> Response {
+async fn record(
+    State(instance): State<Shared>,
+    Extension(certificate): Extension<ClientCertificate>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let number = {
         let mut instance = instance.lock();
         let now = instance.clock.now();
-        instance
-            .journal
-            .open(request.method(), request.uri(), request.headers(), now)
+        let (uri, headers) = (request.uri(), request.headers());
+        instance.look_for_refresh_token(&format!("{uri} {headers:?}"));
+        let ClientCertificate(shown) = certificate;
+        let method = request.method();
+        instance.journal.open(method, uri, headers, shown, now)
     };
     request.extensions_mut().insert::<Number>(number);
     let response = next.run(request).await;

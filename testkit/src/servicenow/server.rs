@@ -13,6 +13,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+/// The client certificate that was shown for the connection, as DER, in each request's extensions.
+#[derive(Clone, Default)]
+pub(super) struct ClientCertificate(pub(super) Option<Vec<u8>>);
+
 /// The connection a request came over, in its extensions.
 #[derive(Clone, Default)]
 pub(super) struct Wire(Arc<Notify>);
@@ -53,18 +57,22 @@ pub(super) async fn serve(
 /// A task of its own, so that a client which stops in the handshake delays nobody.
 async fn converse(tcp: TcpStream, tls: Option<TlsAcceptor>, router: Router) {
     match tls {
-        None => exchange(tcp, router).await,
+        None => exchange(tcp, ClientCertificate::default(), router).await,
         Some(acceptor) => {
             if let Ok(stream) = acceptor.accept(tcp).await {
-                exchange(stream, router).await;
+                let shown = stream.get_ref().1.peer_certificates();
+                let shown = shown.and_then(|chain| chain.first());
+                let shown = ClientCertificate(shown.map(|shown| shown.to_vec()));
+                exchange(stream, shown, router).await;
             }
         }
     }
 }
 
-async fn exchange<S: Socket>(stream: S, router: Router) {
+async fn exchange<S: Socket>(stream: S, shown: ClientCertificate, router: Router) {
     let wire = Wire::default();
-    let service = TowerToHyperService::new(router.layer(Extension(wire.clone())));
+    let router = router.layer(Extension(wire.clone()));
+    let service = TowerToHyperService::new(router.layer(Extension(shown)));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         // An error here is the client's going away, or a fault's cutting the answer short.

@@ -28,12 +28,26 @@ pub(super) async fn records(
     Query(parameters): Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Response {
-    let instance = instance.lock();
-    let authorization = authorization(&headers).unwrap_or_default();
+    let answer = answer(&instance.lock(), &table, &parameters, &headers);
+    match answer {
+        Some(response) => response,
+        None => std::future::pending().await,
+    }
+}
+
+/// None where it never answers.
+fn answer(
+    instance: &Instance,
+    table: &str,
+    parameters: &HashMap<String, String>,
+    headers: &HeaderMap,
+) -> Option<Response> {
+    let authorization = authorization(headers).unwrap_or_default();
     let accepted = authorization
         .strip_prefix("Bearer ")
         .is_some_and(|token| instance.accepts(token));
-    match &instance.table_fault {
+    Some(match &instance.table_fault {
+        Some(TableFault::Hang) => return None,
         Some(TableFault::RateLimited { retry_after }) => {
             rate_limited(retry_after.as_ref(), "Table API", instance.clock.now())
         }
@@ -48,9 +62,9 @@ pub(super) async fn records(
             let limit = parameters
                 .get("sysparm_limit")
                 .and_then(|limit| limit.parse().ok());
-            listed(rows(&instance, &table), limit)
+            listed(rows(instance, table), limit)
         }
-    }
+    })
 }
 
 fn listed(rows: Vec<Value>, limit: Option<usize>) -> Response {

@@ -25,6 +25,17 @@ pub struct Identity {
     pub key_pem: String,
 }
 
+impl Identity {
+    /// The certificate as DER.
+    ///
+    /// # Errors
+    /// Where it is not PEM.
+    pub fn certificate_der(&self) -> io::Result<Vec<u8>> {
+        let der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes());
+        der.map(|der| der.to_vec()).map_err(invalid)
+    }
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")

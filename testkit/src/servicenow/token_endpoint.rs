@@ -32,6 +32,7 @@ pub(super) async fn token(
         if let Some(entry) = instance.journal.entry(number) {
             request.describe(entry);
         }
+        instance.look_for_refresh_token(&request.said());
         (instance.faults.meet_token_request(), instance.clock.now())
     };
     match fault {

@@ -87,6 +87,14 @@ impl TokenRequest {
         entry.scope = self.parameter("scope").map(str::to_owned);
     }
 
+    /// Everything that was sent in the form, and the header, as text.
+    pub(super) fn said(&self) -> String {
+        let basic = self.authorization.as_deref().and_then(decoded_basic);
+        let form = self.form.iter().flat_map(|(name, value)| [name, value]);
+        let all: Vec<_> = form.chain(&basic).map(String::as_str).collect();
+        all.join(" ")
+    }
+
     fn pair(&self, name: &str, secret: &str) -> Option<Credentials> {
         Some(Credentials {
             name: self.parameter(name)?.to_owned(),

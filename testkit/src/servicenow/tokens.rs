@@ -45,6 +45,8 @@ pub(super) struct Issued {
 pub(super) struct Tokens {
     expiries: HashMap<String, Timestamp>,
     current: HashMap<Holder, Issued>,
+    /// Those that were handed out, in their order.
+    refresh_tokens: Vec<String>,
     issued: usize,
 }
 
@@ -80,6 +82,18 @@ impl Tokens {
             .insert(token.access_token.clone(), token.expires_at);
         self.current.insert(holder, token.clone());
         token
+    }
+
+    /// Every refresh token that was handed out.
+    pub(super) fn refresh_tokens(&self) -> impl Iterator<Item = &str> {
+        self.refresh_tokens.iter().map(String::as_str)
+    }
+
+    /// A refresh token is handed out.
+    pub(super) fn hand_out_refresh_token(&mut self, token: &str) {
+        if !self.refresh_tokens().any(|known| known == token) {
+            self.refresh_tokens.push(token.to_owned());
+        }
     }
 
     pub(super) fn is_valid(&self, token: &str, now: Timestamp) -> bool {

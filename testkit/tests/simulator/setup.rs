@@ -69,6 +69,52 @@ async fn credentials_in_the_header_and_in_the_form_get_the_same_token() {
 }
 
 #[tokio::test]
+async fn a_client_may_be_taken_from_the_header_only_or_from_the_form_only() {
+    let instance = instance().await;
+    let form = format!("{GRANT}&client_id={ID}&client_secret={FORM_SECRET}");
+    for (only, statuses) in [
+        (AuthMethod::Basic, [200, 401]),
+        (AuthMethod::Body, [401, 200]),
+    ] {
+        instance.update_client(ID, |client| client.authentication = Some(only));
+        let (by_header, by_form) = (ask(&instance).await, ask_by_form(&instance, &form).await);
+        assert_eq!([by_header.status, by_form.status], statuses, "{only:?}");
+        for refused in [by_header, by_form].iter().filter(|a| a.status == 401) {
+            assert!(refused.is_access_denied(), "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_comes_back_is_counted_wherever_it_stands() {
+    let instance = instance().await;
+    instance.add_user("abel.tuter", "pass");
+    let password = "grant_type=password&username=abel.tuter&password=pass";
+    let answer = ask_as(&instance, ID, SECRET, password).await;
+    let token = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+    assert_eq!(instance.refresh_tokens(), std::slice::from_ref(&token));
+    assert_eq!(instance.refresh_tokens_returned(), 0);
+    let form = format!("grant_type=refresh_token&refresh_token={token}");
+    let bearer = format!("Authorization: Bearer {token}");
+    for (count, request) in [
+        post("/oauth_token.do", &[&basic(ID, SECRET)], &form),
+        request("GET", "/api/now/table/sys_user", &[&bearer], ""),
+        request(
+            "GET",
+            &format!("/oauth_revoke_token.do?token={token}"),
+            &[],
+            "",
+        ),
+    ]
+    .iter()
+    .enumerate()
+    {
+        exchange(&instance, request).await.unwrap();
+        assert_eq!(instance.refresh_tokens_returned(), count + 1);
+    }
+}
+
+#[tokio::test]
 async fn the_password_grant_returns_a_refresh_token_even_with_the_property_off() {
     let instance = instance().await;
     instance.add_user("abel.tuter", "pass");

@@ -63,7 +63,9 @@ async fn client_certificates_are_asked_for_where_it_says_so() {
         .unwrap()
         .unwrap();
     assert!(ask_over_tls(&instance, ca, Some(&stranger)).await.is_err());
-    assert_eq!(instance.token_requests(), 1);
+    let seen = instance.requests();
+    let shown: Vec<_> = seen.iter().map(|r| r.client_certificate.clone()).collect();
+    assert_eq!(shown, [Some(identity.certificate_der().unwrap())]);
 }
 
 #[tokio::test]
