@@ -93,7 +93,7 @@ pub fn manifest(helm: &Helm) -> io::Result<String> {
 
 const MANIFEST_HEAD: &str = "\
 # Everything that the operator needs, for kubectl apply: what the Helm chart becomes with its own values,
-# in a namespace of its own. Made by `make manifests`. Put your registry in front of the image's name.
+# in a namespace of its own. Made by `make manifests`. README.md says how to put your image and hosts in.
 apiVersion: v1
 kind: Namespace
 metadata:
