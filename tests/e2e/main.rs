@@ -130,3 +130,13 @@ async fn one_file_installs_it_with_kubectl_and_a_workload_gets_good_tokens() {
 async fn the_image_is_small_and_holds_the_program_and_nothing_else_to_run() {
     image::hold().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_is_made_again_is_the_same_image() {
+    image::hold_again().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_for_another_kind_of_machine_is_refused_with_the_way_to_make_it() {
+    image::hold_other_machine().await;
+}

@@ -74,7 +74,7 @@ impl Place {
             place.create_namespace().await;
             return place;
         }
-        let (operator, _) = image::operator().await;
+        let operator = image::operator().await;
         let testkit = tokio::task::spawn_blocking(testkit_image).await.unwrap();
         let node = Node::start(NodeOptions { sync }).await;
         let node = node.unwrap_or_else(|error| panic!("no node: {error:?}"));

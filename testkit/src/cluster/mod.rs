@@ -34,6 +34,6 @@ pub use control_plane::{ControlPlane, Options, shared};
 pub use error::Error;
 pub use kubeconfig::client;
 pub use kubectl::KubectlOutput;
-pub use node::{Archive, Contents, Images, Labels, Node, NodeOptions, lay_out};
+pub use node::{Archive, Contents, Images, Node, NodeOptions, lay_out};
 pub use proxy::{ApiProxy, Moment, Refusal, Write};
 pub use servers::Server;

@@ -1,6 +1,6 @@
 //! Images without a registry: built here by buildah, and carried to the node as files.
 //!
-//! The operator's image is made by the Dockerfile that everybody uses. Its base image cannot be pulled
+//! The operator's image is made by `make image`, as everybody makes it. Its base image cannot be pulled
 //! where there is no registry, so a stand-in of the same name is made of this machine's own Debian
 //! and Rust. The image that results has nothing of the base but libraries and certificates.
 
@@ -34,17 +34,6 @@ const CARGO_HOME: &str = "/opt/cargo";
 /// Who runs what is in the image of a program.
 const NOBODY: &str = "65532:65532";
 
-/// What an image says of itself, all of it decided by the checkout.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Labels {
-    /// The version of the operator.
-    pub version: String,
-    /// The commit.
-    pub revision: String,
-    /// RFC 3339.
-    pub created: String,
-}
-
 /// An image in a file, which goes with the last that knows of it.
 #[derive(Debug, Clone)]
 pub struct Archive {
@@ -68,6 +57,10 @@ impl Archive {
 /// What an image holds and says.
 #[derive(Debug, Clone)]
 pub struct Contents {
+    /// The digest of its configuration, and so of all that is in it.
+    pub id: String,
+    /// When it was made, as it says itself.
+    pub created: String,
     /// The user that it runs as.
     pub user: String,
     /// The program that it starts.
@@ -154,7 +147,8 @@ impl Images {
         self.archive(name)
     }
 
-    /// The operator's image, from the Dockerfile of the checkout at `repository`.
+    /// The operator's image, by `make image` in the checkout at `repository`, with these arguments of its
+    /// Dockerfile.
     ///
     /// # Errors
     ///
@@ -163,8 +157,7 @@ impl Images {
         &self,
         name: &str,
         repository: &Path,
-        profile: &str,
-        labels: &Labels,
+        arguments: &[(&str, &str)],
     ) -> Result<Archive, Error> {
         let toolchain = Toolchain::find()?;
         let base = base_image(repository)?;
@@ -175,23 +168,27 @@ impl Images {
         toolchain.stand_in(&context)?;
         self.build_context(&base, &context)?;
         self.forget(name);
-        let mut buildah = self.buildah();
-        buildah
-            .args(["bud", "--layers", "--pull-never", "--tag", name])
-            .args(toolchain.volumes());
-        let arguments = [
-            ("PROFILE", profile),
-            ("VERSION", &labels.version),
-            ("REVISION", &labels.revision),
-            ("CREATED", &labels.created),
+        let build = ["bud", "--layers", "--pull-never"].map(str::to_owned);
+        let arguments = arguments.iter();
+        let arguments = arguments.map(|(name, value)| format!("--build-arg={name}={value}"));
+        let build = [
+            self.buildah_words(),
+            build.into(),
+            toolchain.volumes(),
+            arguments.collect(),
         ];
-        for (argument, value) in arguments {
-            buildah
-                .arg("--build-arg")
-                .arg(format!("{argument}={value}"));
-        }
-        buildah.arg(repository);
-        self.attend("build the operator's image", "buildah", buildah)?;
+        let build: Vec<String> = build.concat().iter().map(|word| for_make(word)).collect();
+        let mut make = gated("unshare");
+        make.args(["--mount", "--", "make", "--directory"])
+            .arg(repository)
+            .arg("image")
+            .arg(format!("IMAGE={name}"))
+            // The stand-in, whatever somebody's own base image is.
+            .arg("RUST_IMAGE=")
+            .arg(format!("IMAGE_BUILD={}", build.join(" ")))
+            // What a make around this one was told is not meant for this one.
+            .env_remove("MAKEFLAGS");
+        self.attend("build the operator's image", "make", make)?;
         self.archive(name)
     }
 
@@ -227,8 +224,11 @@ impl Images {
             let (path, size) = line.split_once('\t')?;
             Some((format!("/{path}"), size.parse().ok()?))
         };
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(Contents {
-            user: config["User"].as_str().unwrap_or_default().to_owned(),
+            id: word(&said["FromImageID"]),
+            created: word(&said["OCIv1"]["created"]),
+            user: word(&config["User"]),
             entrypoint: serde_json::from_value(config["Entrypoint"].clone()).unwrap_or_default(),
             labels: serde_json::from_value(config["Labels"].clone()).unwrap_or_default(),
             files: files.lines().filter_map(file).collect(),
@@ -412,6 +412,11 @@ impl Toolchain {
         }
         volumes
     }
+}
+
+/// A word for the shell of a recipe.
+fn for_make(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''").replace('$', "$$"))
 }
 
 /// The name of the Dockerfile's base image.
