@@ -98,8 +98,8 @@ impl Place {
     async fn is_nobody_elses(&self) {
         let get = ["get", CRD, "--ignore-not-found", "--output=name"];
         let found = self.kubectl(&get).await.expect_success();
-        assert_eq!(
-            found, "",
+        assert!(
+            found.is_empty(),
             "the cluster has the resource type already: take one where no operator runs, or see \
              docs/e2e.md for what a run that failed has left"
         );

@@ -168,7 +168,7 @@ impl Images {
         toolchain.stand_in(&context)?;
         self.build_context(&base, &context)?;
         self.forget(name);
-        let build = ["bud", "--layers", "--pull-never"].map(str::to_owned);
+        let build = ["bud", "--layers", "--force-rm", "--pull-never"].map(str::to_owned);
         let arguments = arguments.iter();
         let arguments = arguments.map(|(name, value)| format!("--build-arg={name}={value}"));
         let build = [
