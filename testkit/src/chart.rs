@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::cluster::{Error, binaries};
+use crate::cluster::{Error, Scratch, binaries};
 
 /// The folder of the chart.
 pub fn folder() -> PathBuf {
@@ -18,7 +18,7 @@ pub fn folder() -> PathBuf {
 #[derive(Debug)]
 pub struct Helm {
     program: PathBuf,
-    home: tempfile::TempDir,
+    home: Scratch,
 }
 
 impl Helm {
@@ -28,7 +28,7 @@ impl Helm {
     ///
     /// Those of [`binaries::locate_helm`].
     pub fn new() -> Result<Self, Error> {
-        let home = tempfile::tempdir().map_err(Error::io("create a home for Helm"))?;
+        let home = Scratch::create()?;
         let program = binaries::locate_helm()?.helm;
         Ok(Self { program, home })
     }

@@ -7,10 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
 use testkit::{
     chart::Helm,
-    cluster::{Images, KubectlOutput, Node, NodeOptions, binaries},
+    cluster::{Images, KubectlOutput, Node, NodeOptions, Scratch, binaries},
 };
 use tokio::{io::AsyncWriteExt as _, time::sleep};
 
@@ -39,7 +38,7 @@ pub(crate) struct Place {
     operator_image: String,
     testkit_image: String,
     /// What kubectl learns of this cluster, which is not the developer's.
-    learned: TempDir,
+    learned: Scratch,
     /// Last: what is above is about it.
     node: Option<Node>,
 }
@@ -52,7 +51,7 @@ impl Place {
                 .await
                 .unwrap();
         let (kubectl, helm) = (kubectl.unwrap(), helm.unwrap());
-        let learned = TempDir::new().unwrap();
+        let learned = Scratch::create().unwrap();
         if let Some(kubeconfig) = variable("E2E_KUBECONFIG") {
             let operator_image = variable("E2E_IMAGE").unwrap_or_else(|| {
                 panic!(
@@ -140,9 +139,14 @@ impl Place {
 
     /// Runs helm as the administrator.
     pub(crate) async fn helm(&self, arguments: &[&str]) -> KubectlOutput {
+        self.helm_stdin(arguments, "").await
+    }
+
+    /// As [`Place::helm`], with values to read.
+    pub(crate) async fn helm_stdin(&self, arguments: &[&str], stdin: &str) -> KubectlOutput {
         let mut command = self.helm.command(arguments);
         command.arg("--kubeconfig").arg(&self.kubeconfig);
-        run(command, "").await
+        run(command, stdin).await
     }
 
     /// Runs lines for a shell in the repository, whose kubectl is the administrator's.

@@ -56,17 +56,13 @@ impl<'a> Release<'a> {
     }
 
     async fn helm(&self, verb: &[&str], values: &Value) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), values.to_string()).unwrap();
-        let chart = chart::folder();
-        let (chart, file) = (
-            chart.display().to_string(),
-            file.path().display().to_string(),
-        );
-        let rest = [NAME, &chart, "--namespace", SYSTEM, "--values", &file];
+        let chart = chart::folder().display().to_string();
+        let rest = [NAME, &chart, "--namespace", SYSTEM, "--values", "-"];
         let waits = ["--wait", "--timeout=2m"];
         let arguments = [verb, &rest, &waits].concat();
-        self.place.helm(&arguments).await.expect_success();
+        let values = values.to_string();
+        let installed = self.place.helm_stdin(&arguments, &values).await;
+        installed.expect_success();
     }
 
     /// Another configuration, and so another pod.

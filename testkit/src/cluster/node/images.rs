@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -19,8 +19,8 @@ use super::search_path;
 use crate::cluster::binaries::cache_root;
 use crate::cluster::build::{attended, progress};
 use crate::cluster::error::{Error, tail};
-use crate::cluster::process::{Reaper, gated};
-use crate::cluster::state::{Kind, StateFolder};
+use crate::cluster::process::gated;
+use crate::cluster::scratch::Scratch;
 
 /// The image of the process that holds a pod's namespaces open.
 pub(super) const SANDBOX_IMAGE: &str = "localhost/snowcred-sandbox:node";
@@ -78,13 +78,6 @@ pub struct Images {
     scratch: Arc<Scratch>,
 }
 
-/// A folder that goes with this process, whatever ends it.
-#[derive(Debug)]
-struct Scratch {
-    reaper: Mutex<Reaper>,
-    folder: StateFolder,
-}
-
 impl Images {
     /// With the layers of earlier builds, which are kept beside the programs.
     ///
@@ -106,11 +99,9 @@ impl Images {
             "create the folder {}",
             storage.display()
         )))?;
-        let folder = StateFolder::create(Kind::Images)?;
-        let reaper = Mutex::new(Reaper::start(folder.path())?);
         Ok(Self {
             storage,
-            scratch: Arc::new(Scratch { reaper, folder }),
+            scratch: Arc::new(Scratch::create()?),
         })
     }
 
@@ -237,7 +228,7 @@ impl Images {
 
     /// An empty folder for the files of a build.
     fn context(&self, name: &str) -> Result<PathBuf, Error> {
-        let folder = self.scratch.folder.path().join(name);
+        let folder = self.scratch.path().join(name);
         let failed = || format!("prepare the folder {}", folder.display());
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(Error::io(failed()))?;
@@ -259,7 +250,7 @@ impl Images {
     /// In the one format that carries the whole name.
     fn archive(&self, name: &str) -> Result<Archive, Error> {
         let file = name.replace(['/', ':'], "-");
-        let path = self.scratch.folder.path().join(format!("{file}.tar"));
+        let path = self.scratch.path().join(format!("{file}.tar"));
         // It is not written over.
         let _ = fs::remove_file(&path);
         let mut buildah = self.buildah();
@@ -296,17 +287,13 @@ impl Images {
 
     /// Runs a command to its end, and returns what it printed.
     fn attend(&self, action: &str, program: &str, mut command: Command) -> Result<String, Error> {
-        let log = tempfile::NamedTempFile::new_in(self.scratch.folder.path())
+        let log = tempfile::NamedTempFile::new_in(self.scratch.path())
             .map_err(Error::io("create a log"))?;
         command
             .env("PATH", search_path())
             // Without a daemon and without rights that a container may lack.
             .env("BUILDAH_ISOLATION", "chroot");
-        let mut reaper = self
-            .scratch
-            .reaper
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut reaper = self.scratch.reaper();
         let status = attended(command, log.path(), &mut reaper, action)?;
         if !status.success() {
             return Err(Error::Program {
