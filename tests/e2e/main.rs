@@ -64,8 +64,9 @@ impl Durations {
 /// The lifetimes of tokens that the workload runs for.
 const LIFETIMES: u32 = 10;
 
+/// By its name the last one, for its report to be at the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_workload_sees_no_401_through_upgrade_deletions_and_rescheduling() {
+async fn the_workload_sees_no_401_through_upgrade_deletions_and_rescheduling() {
     let begun = Instant::now();
     let durations = Durations::from_environment();
     let place = Place::find(durations.sync).await;
