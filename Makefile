@@ -23,14 +23,18 @@ DAYS ?= 3.65
 MINUTES ?= 30
 CLUSTER_TESTS := $(filter-out $(SIMULATOR_TESTS),$(TESTKIT_TESTS)) $(OPERATOR_TESTS)
 
-# make image makes this one, and make e2e-image that of the simulator and the workload.
+# make image makes this one, from RUST_IMAGE or the base image of the Dockerfile, and make e2e-image that of
+# the simulator and the workload.
 IMAGE ?= servicenow-credential-operator:$(VERSION)
 E2E_TESTKIT_IMAGE ?= snowcred-testkit:e2e
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # One checkout makes one set of labels and times.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
-IMAGE_BUILD = $(if $(shell command -v docker),docker build,buildah bud)
+# The client of Docker may be there without Docker.
+IMAGE_BUILD = $(if $(shell docker version >/dev/null 2>&1 && echo there),docker build,buildah bud)
+# The image's own time, which Docker takes from the argument SOURCE_DATE_EPOCH.
+IMAGE_TIME = $(if $(findstring buildah,$(IMAGE_BUILD)),--timestamp $(SOURCE_DATE_EPOCH))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chart e2e sim soak bench campaign tools image e2e-image generate manifests transcripts fmt lint build clean need-cargo need-cc need-go need-fmt need-clippy need-prometheus need-node
@@ -98,14 +102,14 @@ tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and 
 	@$(TARGET)/control-plane --build-only >/dev/null
 
 image: ## Build the operator's image with docker or buildah: make image IMAGE=name:tag
-	$(IMAGE_BUILD) --tag $(IMAGE) \
+	$(IMAGE_BUILD) $(IMAGE_TIME) --tag $(IMAGE) $(if $(RUST_IMAGE),--build-arg RUST_IMAGE=$(RUST_IMAGE)) \
 	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
 	  --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
 	  --build-arg CREATED=$$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) .
 
 e2e-image: build ## Build the image of simulator and workload, for make e2e on your own cluster
 	$(TARGET)/e2e-image $(TARGET)/e2e-image-context
-	$(IMAGE_BUILD) --tag $(E2E_TESTKIT_IMAGE) $(TARGET)/e2e-image-context
+	$(IMAGE_BUILD) $(IMAGE_TIME) --tag $(E2E_TESTKIT_IMAGE) $(TARGET)/e2e-image-context
 
 generate: need-cargo need-cc ## Write crds/ and the copy in the chart from the types in src/api
 	$(CARGO) run $(LOCKED) --quiet -- crd > crds/servicenowcredentials.yaml.new

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::cluster::{Error, binaries};
+use crate::cluster::{Error, Scratch, binaries};
 
 /// The folder of the chart.
 pub fn folder() -> PathBuf {
@@ -18,7 +18,7 @@ pub fn folder() -> PathBuf {
 #[derive(Debug)]
 pub struct Helm {
     program: PathBuf,
-    home: tempfile::TempDir,
+    home: Scratch,
 }
 
 impl Helm {
@@ -28,7 +28,7 @@ impl Helm {
     ///
     /// Those of [`binaries::locate_helm`].
     pub fn new() -> Result<Self, Error> {
-        let home = tempfile::tempdir().map_err(Error::io("create a home for Helm"))?;
+        let home = Scratch::create()?;
         let program = binaries::locate_helm()?.helm;
         Ok(Self { program, home })
     }
@@ -93,7 +93,7 @@ pub fn manifest(helm: &Helm) -> io::Result<String> {
 
 const MANIFEST_HEAD: &str = "\
 # Everything that the operator needs, for kubectl apply: what the Helm chart becomes with its own values,
-# in a namespace of its own. Made by `make manifests`. Put your registry in front of the image's name.
+# in a namespace of its own. Made by `make manifests`. README.md says how to put your image and hosts in.
 apiVersion: v1
 kind: Namespace
 metadata:

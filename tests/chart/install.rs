@@ -201,3 +201,21 @@ async fn kubectl_installs_it_with_one_file() {
     ]);
     assert!(!gone.await.status.success());
 }
+
+#[tokio::test]
+async fn the_one_file_goes_over_the_crd_that_a_release_left_only_by_force() {
+    let world = Cluster::new().await;
+    succeeds(&mut world.install("snowcred", &[]));
+    world.uninstall("snowcred");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/install.yaml");
+    let apply = ["apply", "--server-side", "-f", file.to_str().unwrap()];
+    let refused = world.cluster.kubectl(&apply).await;
+    assert!(!refused.status.success(), "{}", refused.stdout);
+    assert!(refused.stderr.contains("conflict"), "{}", refused.stderr);
+    let by_force = [&apply[..], &["--force-conflicts"]].concat();
+    world.cluster.kubectl(&by_force).await.expect_success();
+    let path = "jsonpath={.metadata.labels.app\\.kubernetes\\.io/instance}";
+    let get = ["get", "crd", CRD, "-o", path];
+    let instance = world.cluster.kubectl(&get).await.expect_success();
+    assert_eq!(instance, chart::RELEASE);
+}

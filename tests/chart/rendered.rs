@@ -1,6 +1,6 @@
 //! What the chart becomes is what Kubernetes accepts, and the operator.
 
-use std::{path::Path, process::Command};
+use std::{collections::BTreeSet, path::Path, process::Command};
 
 use serde_json::{Value, json};
 use testkit::{
@@ -164,6 +164,54 @@ fn the_operator_understands_the_arguments_that_it_is_given() {
         // It got as far as looking for a cluster.
         assert!(said.contains("/nowhere"), "{said}");
     }
+}
+
+/// Those that the chart relies on being what they are by themselves: its Role, Service and probes do.
+const RELIED_ON: [&str; 3] = ["--leader-elect", "--lease-namespace", "--listen"];
+/// Those that are for tests only, and have no value.
+const WITHOUT_VALUE: [&str; 1] = ["--allow-insecure-http"];
+
+#[test]
+fn each_flag_of_the_operator_has_a_value_or_is_left_to_extra_args_and_none_is_given_twice() {
+    let help = succeeds(
+        Command::new(env!("CARGO_BIN_EXE_servicenow-credential-operator")).args(["run", "--help"]),
+    );
+    let name = |text: &str| {
+        let end = text.find(['=', '[', ' ']).unwrap_or(text.len());
+        text[..end].to_owned()
+    };
+    let lines = help.lines().map(str::trim_start);
+    let flags: BTreeSet<String> = lines
+        .filter(|line| line.starts_with("--"))
+        .map(name)
+        .collect();
+
+    let helm = Helm::new().unwrap();
+    let mut values = all();
+    values["extraArgs"] = json!([]);
+    let rendered = helm.template("snowcred", "snowcred", &values).unwrap();
+    let args: Vec<String> = serde_json::from_value(container(&rendered)["args"].clone()).unwrap();
+    let by_value: BTreeSet<String> = args[1..].iter().map(|arg| name(arg)).collect();
+    let known = |flag: &String| {
+        by_value.contains(flag)
+            || RELIED_ON.contains(&flag.as_str())
+            || WITHOUT_VALUE.contains(&flag.as_str())
+    };
+    let unknown: Vec<&String> = flags.iter().filter(|flag| !known(flag)).collect();
+    assert_eq!(
+        unknown, [""; 0],
+        "give it a value in the chart, or name it here"
+    );
+
+    let extra = |argument: String| {
+        let values = json!({"extraArgs": [argument]});
+        helm.template("snowcred", "snowcred", &values).is_ok()
+    };
+    let left: Vec<&String> = flags
+        .iter()
+        .filter(|flag| extra((*flag).clone()) || extra(format!("{flag}=1")))
+        .collect();
+    assert_eq!(left, WITHOUT_VALUE);
 }
 
 #[test]

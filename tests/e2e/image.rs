@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command};
 
 use jiff::Timestamp;
-use testkit::cluster::{Archive, Images, Labels};
+use testkit::cluster::{Archive, Contents, Error, Images};
 use tokio::sync::OnceCell;
 
 use crate::place::variable;
@@ -13,55 +13,59 @@ const PROGRAM: &str = "/usr/bin/servicenow-credential-operator";
 /// In bytes, before compression.
 const LIMIT: u64 = 40 * 1000 * 1000;
 
-/// The image and the labels that it was to have, built once for all tests.
-pub(crate) async fn operator() -> &'static (Archive, Labels) {
-    static IMAGE: OnceCell<(Archive, Labels)> = OnceCell::const_new();
+/// The image, built once for all that run it.
+pub(crate) async fn operator() -> &'static Archive {
+    static IMAGE: OnceCell<Archive> = OnceCell::const_new();
     IMAGE
         .get_or_init(async || tokio::task::spawn_blocking(build).await.unwrap())
         .await
 }
 
-fn build() -> (Archive, Labels) {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let profile = variable("E2E_PROFILE").unwrap_or_else(|| "release".to_owned());
-    let images = Images::open().unwrap();
-    let labels = labels();
-    let archive = images
-        .operator(NAME, repository, &profile, &labels)
-        .unwrap_or_else(|error| panic!("{error:?}"));
-    (archive, labels)
+fn build() -> Archive {
+    make(NAME, &[]).unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-/// As `make image` sets them.
-fn labels() -> Labels {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git")
-            .args(arguments)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output();
-        let output = output.ok().filter(|output| output.status.success());
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let epoch = variable("SOURCE_DATE_EPOCH").or_else(|| git(&["log", "-1", "--format=%ct"]));
-    let epoch = epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-    Labels {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        revision: git(&["rev-parse", "HEAD"]).unwrap_or_else(|| "unknown".to_owned()),
-        created: Timestamp::from_second(epoch).unwrap().to_string(),
+fn make(name: &str, arguments: &[(&str, &str)]) -> Result<Archive, Error> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let profile = variable("E2E_PROFILE").unwrap_or_else(|| "release".to_owned());
+    let profile = [("PROFILE", profile.as_str())];
+    Images::open()?.operator(name, repository, &[&profile, arguments].concat())
+}
+
+/// Of one that is made now: the commit may be another one than when the suite began.
+async fn contents() -> Contents {
+    let made = tokio::task::spawn_blocking(|| {
+        build();
+        Images::open()?.contents(NAME)
+    });
+    made.await.unwrap().unwrap()
+}
+
+/// What the checkout says of itself.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git")
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let output = output.ok().filter(|output| output.status.success());
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Whether it is ours to look at.
+fn is_built_here() -> bool {
+    let is_built_here = variable("E2E_KUBECONFIG").is_none();
+    if !is_built_here {
+        println!("E2E_IMAGE was built elsewhere: it is not looked at");
     }
+    is_built_here
 }
 
 /// Size, user, program, labels, and every file.
 pub(crate) async fn hold() {
-    if variable("E2E_KUBECONFIG").is_some() {
-        println!("E2E_IMAGE was built elsewhere: what is in it is not looked at");
+    if !is_built_here() {
         return;
     }
-    let (_, labels) = operator().await;
-    let contents = tokio::task::spawn_blocking(|| Images::open()?.contents(NAME))
-        .await
-        .unwrap()
-        .unwrap();
+    let contents = contents().await;
 
     assert_eq!(contents.user, "65532:65532");
     assert_eq!(contents.entrypoint, [PROGRAM]);
@@ -71,9 +75,14 @@ pub(crate) async fn hold() {
     };
     assert_eq!(label("title"), Some("servicenow-credential-operator"));
     assert_eq!(label("licenses"), Some("Apache-2.0"));
-    assert_eq!(label("version"), Some(labels.version.as_str()));
-    assert_eq!(label("revision"), Some(labels.revision.as_str()));
-    assert_eq!(label("created"), Some(labels.created.as_str()));
+    assert_eq!(label("version"), Some(env!("CARGO_PKG_VERSION")));
+    let revision = git(&["rev-parse", "HEAD"]);
+    assert_eq!(label("revision"), revision.as_deref().or(Some("unknown")));
+    let epoch = variable("SOURCE_DATE_EPOCH").or_else(|| git(&["log", "-1", "--format=%ct"]));
+    let epoch = epoch.map_or(0, |epoch| epoch.parse().unwrap());
+    let created = Timestamp::from_second(epoch).unwrap().to_string();
+    assert_eq!(label("created"), Some(created.as_str()));
+    assert_eq!(contents.created, created);
 
     let authorities = "/etc/ssl/certs/ca-certificates.crt";
     assert!(
@@ -94,6 +103,29 @@ pub(crate) async fn hold() {
         "the image holds {:.1} MB in {} files",
         size as f64 / 1e6,
         contents.files.len()
+    );
+}
+
+/// What was compiled is in the cache: what could differ is labels and times.
+pub(crate) async fn hold_again() {
+    if !is_built_here() {
+        return;
+    }
+    let first = contents().await.id;
+    assert_eq!(contents().await.id, first);
+}
+
+/// Made on a machine of another kind it would be one that nobody has tried.
+pub(crate) async fn hold_other_machine() {
+    if !is_built_here() {
+        return;
+    }
+    let other = "localhost/servicenow-credential-operator:other";
+    let made = tokio::task::spawn_blocking(|| make(other, &[("TARGETARCH", "mips")]));
+    let said = format!("{:?}", made.await.unwrap().unwrap_err());
+    assert!(
+        said.contains("and the image is to be mips: build it on such a machine"),
+        "{said}"
     );
 }
 

@@ -7,17 +7,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
 use testkit::{
     chart::Helm,
-    cluster::{Images, KubectlOutput, Node, NodeOptions, binaries},
+    cluster::{Images, KubectlOutput, Node, NodeOptions, Scratch, binaries},
 };
 use tokio::{io::AsyncWriteExt as _, time::sleep};
 
-use crate::{image, instance, release};
+use crate::{image, instance};
 
 /// The namespace of instance and workload.
 pub(crate) const NAMESPACE: &str = "snowcred-e2e";
+/// The operator's own namespace.
+pub(crate) const SYSTEM: &str = "snowcred-system";
+/// The operator's pods, whoever installed it.
+pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=servicenow-credential-operator";
+/// The resource type.
+pub(crate) const CRD: &str =
+    "customresourcedefinition.apiextensions.k8s.io/servicenowcredentials.snowcred.dev";
 /// Programs of testkit, the instance and the workload, in one image.
 pub(crate) const TESTKIT_IMAGE: &str = "localhost/snowcred-testkit:e2e";
 /// What anything may take that takes seconds on an idle machine.
@@ -32,7 +38,7 @@ pub(crate) struct Place {
     operator_image: String,
     testkit_image: String,
     /// What kubectl learns of this cluster, which is not the developer's.
-    learned: TempDir,
+    learned: Scratch,
     /// Last: what is above is about it.
     node: Option<Node>,
 }
@@ -45,7 +51,7 @@ impl Place {
                 .await
                 .unwrap();
         let (kubectl, helm) = (kubectl.unwrap(), helm.unwrap());
-        let learned = TempDir::new().unwrap();
+        let learned = Scratch::create().unwrap();
         if let Some(kubeconfig) = variable("E2E_KUBECONFIG") {
             let operator_image = variable("E2E_IMAGE").unwrap_or_else(|| {
                 panic!(
@@ -63,10 +69,11 @@ impl Place {
                 learned,
                 node: None,
             };
+            place.is_nobody_elses().await;
             place.create_namespace().await;
             return place;
         }
-        let (operator, _) = image::operator().await;
+        let operator = image::operator().await;
         let testkit = tokio::task::spawn_blocking(testkit_image).await.unwrap();
         let node = Node::start(NodeOptions { sync }).await;
         let node = node.unwrap_or_else(|error| panic!("no node: {error:?}"));
@@ -84,6 +91,17 @@ impl Place {
         };
         place.create_namespace().await;
         place
+    }
+
+    /// At the end the resource type goes, and all resources of the cluster with it.
+    async fn is_nobody_elses(&self) {
+        let get = ["get", CRD, "--ignore-not-found", "--output=name"];
+        let found = self.kubectl(&get).await.expect_success();
+        assert!(
+            found.is_empty(),
+            "the cluster has the resource type already: take one where no operator runs, or see \
+             docs/e2e.md for what a run that failed has left"
+        );
     }
 
     async fn create_namespace(&self) {
@@ -121,18 +139,40 @@ impl Place {
 
     /// Runs helm as the administrator.
     pub(crate) async fn helm(&self, arguments: &[&str]) -> KubectlOutput {
+        self.helm_stdin(arguments, "").await
+    }
+
+    /// As [`Place::helm`], with values to read.
+    pub(crate) async fn helm_stdin(&self, arguments: &[&str], stdin: &str) -> KubectlOutput {
         let mut command = self.helm.command(arguments);
         command.arg("--kubeconfig").arg(&self.kubeconfig);
+        run(command, stdin).await
+    }
+
+    /// Runs lines for a shell in the repository, whose kubectl is the administrator's.
+    pub(crate) async fn shell(&self, script: &str) -> KubectlOutput {
+        let folder = self.kubectl.parent().unwrap().display();
+        let path = env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("sh");
+        command
+            .args(["-ec", script])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("PATH", format!("{folder}:{path}"));
+        self.to_this_cluster(&mut command);
         run(command, "").await
     }
 
     /// A command that works on this cluster and keeps what it learns to itself.
     pub(crate) fn kubectl_command(&self) -> Command {
         let mut command = Command::new(&self.kubectl);
+        self.to_this_cluster(&mut command);
+        command
+    }
+
+    fn to_this_cluster(&self, command: &mut Command) {
         command
             .env("KUBECONFIG", &self.kubeconfig)
             .env("KUBECACHEDIR", self.learned.path());
-        command
     }
 
     /// On drop after a panic: what a person would look at, while it is still there.
@@ -143,8 +183,10 @@ impl Place {
     /// Takes everything away from a cluster that goes on.
     pub(crate) async fn clear(&self) {
         if self.node.is_none() {
-            let namespace = ["delete", "namespace", NAMESPACE];
-            self.kubectl(&namespace).await.expect_success();
+            let namespaces = ["delete", "namespace", NAMESPACE, SYSTEM];
+            let namespaces = [&namespaces[..], &["--ignore-not-found"]].concat();
+            self.kubectl(&namespaces).await.expect_success();
+            self.kubectl(&["delete", CRD]).await.expect_success();
         }
     }
 }
@@ -185,9 +227,9 @@ impl Drop for Tell<'_> {
                 "--tail=40",
                 "--prefix",
                 "-n",
-                release::SYSTEM,
+                SYSTEM,
                 "-l",
-                release::SELECTOR,
+                SELECTOR,
             ],
             &[
                 "logs",

@@ -7,18 +7,11 @@ use serde_json::{Value, json};
 use testkit::chart;
 
 use crate::{
-    instance,
-    place::{NAMESPACE, PATIENCE, Place, until},
+    place::{NAMESPACE, PATIENCE, Place, SELECTOR, SYSTEM, until},
+    stays,
 };
 
 const NAME: &str = "snowcred";
-/// The operator's own namespace.
-pub(crate) const SYSTEM: &str = "snowcred-system";
-/// Its pods.
-pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=servicenow-credential-operator,\
-                        app.kubernetes.io/instance=snowcred";
-const CRD: &str =
-    "customresourcedefinition.apiextensions.k8s.io/servicenowcredentials.snowcred.dev";
 
 /// What the chart gives a pod to end by itself.
 const GRACE: Duration = Duration::from_secs(20);
@@ -63,17 +56,13 @@ impl<'a> Release<'a> {
     }
 
     async fn helm(&self, verb: &[&str], values: &Value) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), values.to_string()).unwrap();
-        let chart = chart::folder();
-        let (chart, file) = (
-            chart.display().to_string(),
-            file.path().display().to_string(),
-        );
-        let rest = [NAME, &chart, "--namespace", SYSTEM, "--values", &file];
+        let chart = chart::folder().display().to_string();
+        let rest = [NAME, &chart, "--namespace", SYSTEM, "--values", "-"];
         let waits = ["--wait", "--timeout=2m"];
         let arguments = [verb, &rest, &waits].concat();
-        self.place.helm(&arguments).await.expect_success();
+        let values = values.to_string();
+        let installed = self.place.helm_stdin(&arguments, &values).await;
+        installed.expect_success();
     }
 
     /// Another configuration, and so another pod.
@@ -159,59 +148,15 @@ impl<'a> Release<'a> {
         .await;
     }
 
-    /// Uninstalls it. The resource type stays, with its resources and their Secrets: a workload goes on
-    /// until its token expires. All else goes.
+    /// Uninstalls it, and looks at what stays.
     pub(crate) async fn uninstall_and_look(&self) {
         let manifest = ["get", "manifest", NAME, "--namespace", SYSTEM];
         let manifest = self.place.helm(&manifest).await.expect_success();
-        let secret = self.target().await;
-
-        let uninstall = [
-            "uninstall",
-            NAME,
-            "--namespace",
-            SYSTEM,
-            "--wait",
-            "--timeout=2m",
-        ];
+        let secret = stays::target(self.place).await;
+        let uninstall = ["uninstall", NAME, "--namespace", SYSTEM];
+        let waits = ["--wait", "--timeout=2m"];
+        let uninstall = [&uninstall[..], &waits].concat();
         self.place.helm(&uninstall).await.expect_success();
-
-        until("what was installed is gone", PATIENCE, async || {
-            let get = [
-                "get",
-                "--namespace",
-                SYSTEM,
-                "--ignore-not-found",
-                "--output=name",
-                "-f",
-                "-",
-            ];
-            let left = self
-                .place
-                .kubectl_stdin(&get, &manifest)
-                .await
-                .expect_success();
-            left.lines().all(|name| name == CRD)
-        })
-        .await;
-        until("its pods are gone", PATIENCE, async || {
-            self.ask("--output=name").await.is_empty()
-        })
-        .await;
-        self.place.kubectl(&["get", CRD]).await.expect_success();
-        instance::is_ready_still(self.place).await;
-        assert_eq!(self.target().await, secret, "the Secret is another one");
-    }
-
-    async fn target(&self) -> String {
-        let get = [
-            "get",
-            "secret",
-            "itsm",
-            "--namespace",
-            NAMESPACE,
-            "--output=jsonpath={.metadata.uid}",
-        ];
-        self.place.kubectl(&get).await.expect_success()
+        stays::hold(self.place, &manifest, SELECTOR, &secret).await;
     }
 }

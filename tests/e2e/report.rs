@@ -90,7 +90,7 @@ impl Report {
             seconds(self.times.to_end.as_secs_f64()),
         );
         line(
-            "from nothing to a cluster, images included",
+            "from nothing to a cluster that takes pods",
             seconds(self.times.node_ready.as_secs_f64()),
         );
     }

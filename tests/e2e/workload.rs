@@ -1,6 +1,6 @@
 //! The workload, and what it says of its calls.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -105,5 +105,19 @@ pub(crate) async fn lived(place: &Place, time: Duration) {
         };
         last.at.duration_since(first.at).unsigned_abs() >= time
     })
+    .await;
+}
+
+/// Waits until it has used a second token: a renewal has come to its file.
+pub(crate) async fn renewed(place: &Place, token: Duration) {
+    until(
+        "the workload has a second token",
+        token + PATIENCE,
+        async || {
+            let calls = calls(place).await;
+            let tokens: BTreeSet<&str> = calls.iter().filter_map(|c| c.token.as_deref()).collect();
+            tokens.len() > 1
+        },
+    )
     .await;
 }

@@ -76,3 +76,32 @@ fn every_command_of_the_operator_in_a_page_exists_with_its_options() {
     let known = ["check", "renew", "status"].map(str::to_owned);
     assert_eq!(seen, BTreeSet::from(known));
 }
+
+/// The name that a text begins with, as a shell takes it.
+fn variable(text: &str) -> Option<&str> {
+    let end = text.find(|c: char| !c.is_ascii_uppercase() && c != '_');
+    let name = &text[..end.unwrap_or(text.len())];
+    (!name.is_empty()).then_some(name)
+}
+
+#[test]
+fn every_variable_in_a_page_has_a_value_before_it_is_used() {
+    let set_by = |line: &str| -> Vec<String> {
+        let words = line.split_whitespace();
+        let names = words.filter_map(|word| Some(word.split_once('=')?.0));
+        let set = names.filter(|name| variable(name) == Some(name));
+        set.map(str::to_owned).collect()
+    };
+    let index = read("docs/runbooks/README.md");
+    let by_index: BTreeSet<String> = index.lines().flat_map(set_by).collect();
+    for name in pages() {
+        let mut set = by_index.clone();
+        let page = read(&format!("docs/runbooks/{name}.md"));
+        for line in page.lines() {
+            for used in line.split('$').skip(1).filter_map(variable) {
+                assert!(set.contains(used), "{name}: {used} has no value: {line}");
+            }
+            set.extend(set_by(line));
+        }
+    }
+}

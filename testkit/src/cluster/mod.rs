@@ -9,7 +9,7 @@
 //! | [`binaries`] | where the servers' programs are, building them when nobody has |
 //! | `certificates`, `kubeconfig` | who is who, and how a client proves it |
 //! | `servers` | with which arguments each server runs |
-//! | `process`, `state` | how nothing stays behind, whatever ends the test |
+//! | `process`, `state`, `scratch` | how nothing stays behind, whatever ends the test |
 //! | `control_plane` | [`ControlPlane`]: start, ready, stop |
 //! | `kubectl`, `access`, `faults` | what a test does with it |
 //! | `node` | what runs pods, for the few tests that need them |
@@ -27,6 +27,7 @@ mod kubectl;
 mod node;
 pub(crate) mod process;
 mod proxy;
+mod scratch;
 mod servers;
 mod state;
 
@@ -34,6 +35,7 @@ pub use control_plane::{ControlPlane, Options, shared};
 pub use error::Error;
 pub use kubeconfig::client;
 pub use kubectl::KubectlOutput;
-pub use node::{Archive, Contents, Images, Labels, Node, NodeOptions, lay_out};
+pub use node::{Archive, Contents, Images, Node, NodeOptions, lay_out};
 pub use proxy::{ApiProxy, Moment, Refusal, Write};
+pub use scratch::Scratch;
 pub use servers::Server;

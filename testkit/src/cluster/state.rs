@@ -20,17 +20,17 @@ use super::process::Reaper;
 pub(super) enum Kind {
     ControlPlane,
     Node,
-    Images,
+    Scratch,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::ControlPlane, Self::Node, Self::Images];
+    const ALL: [Self; 3] = [Self::ControlPlane, Self::Node, Self::Scratch];
 
     fn prefix(self) -> &'static str {
         match self {
             Self::ControlPlane => "snowcred-control-plane-",
             Self::Node => "snowcred-node-",
-            Self::Images => "snowcred-images-",
+            Self::Scratch => "snowcred-scratch-",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Images without a registry: built here by buildah, and carried to the node as files.
 //!
-//! The operator's image is made by the Dockerfile that everybody uses. Its base image cannot be pulled
+//! The operator's image is made by `make image`, as everybody makes it. Its base image cannot be pulled
 //! where there is no registry, so a stand-in of the same name is made of this machine's own Debian
 //! and Rust. The image that results has nothing of the base but libraries and certificates.
 
@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -19,8 +19,8 @@ use super::search_path;
 use crate::cluster::binaries::cache_root;
 use crate::cluster::build::{attended, progress};
 use crate::cluster::error::{Error, tail};
-use crate::cluster::process::{Reaper, gated};
-use crate::cluster::state::{Kind, StateFolder};
+use crate::cluster::process::gated;
+use crate::cluster::scratch::Scratch;
 
 /// The image of the process that holds a pod's namespaces open.
 pub(super) const SANDBOX_IMAGE: &str = "localhost/snowcred-sandbox:node";
@@ -33,17 +33,6 @@ const TOOLCHAIN: &str = "/opt/rust";
 const CARGO_HOME: &str = "/opt/cargo";
 /// Who runs what is in the image of a program.
 const NOBODY: &str = "65532:65532";
-
-/// What an image says of itself, all of it decided by the checkout.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Labels {
-    /// The version of the operator.
-    pub version: String,
-    /// The commit.
-    pub revision: String,
-    /// RFC 3339.
-    pub created: String,
-}
 
 /// An image in a file, which goes with the last that knows of it.
 #[derive(Debug, Clone)]
@@ -68,6 +57,10 @@ impl Archive {
 /// What an image holds and says.
 #[derive(Debug, Clone)]
 pub struct Contents {
+    /// The digest of its configuration, and so of all that is in it.
+    pub id: String,
+    /// When it was made, as it says itself.
+    pub created: String,
     /// The user that it runs as.
     pub user: String,
     /// The program that it starts.
@@ -83,13 +76,6 @@ pub struct Contents {
 pub struct Images {
     storage: PathBuf,
     scratch: Arc<Scratch>,
-}
-
-/// A folder that goes with this process, whatever ends it.
-#[derive(Debug)]
-struct Scratch {
-    reaper: Mutex<Reaper>,
-    folder: StateFolder,
 }
 
 impl Images {
@@ -113,11 +99,9 @@ impl Images {
             "create the folder {}",
             storage.display()
         )))?;
-        let folder = StateFolder::create(Kind::Images)?;
-        let reaper = Mutex::new(Reaper::start(folder.path())?);
         Ok(Self {
             storage,
-            scratch: Arc::new(Scratch { reaper, folder }),
+            scratch: Arc::new(Scratch::create()?),
         })
     }
 
@@ -154,7 +138,8 @@ impl Images {
         self.archive(name)
     }
 
-    /// The operator's image, from the Dockerfile of the checkout at `repository`.
+    /// The operator's image, by `make image` in the checkout at `repository`, with these arguments of its
+    /// Dockerfile.
     ///
     /// # Errors
     ///
@@ -163,8 +148,7 @@ impl Images {
         &self,
         name: &str,
         repository: &Path,
-        profile: &str,
-        labels: &Labels,
+        arguments: &[(&str, &str)],
     ) -> Result<Archive, Error> {
         let toolchain = Toolchain::find()?;
         let base = base_image(repository)?;
@@ -175,23 +159,27 @@ impl Images {
         toolchain.stand_in(&context)?;
         self.build_context(&base, &context)?;
         self.forget(name);
-        let mut buildah = self.buildah();
-        buildah
-            .args(["bud", "--layers", "--pull-never", "--tag", name])
-            .args(toolchain.volumes());
-        let arguments = [
-            ("PROFILE", profile),
-            ("VERSION", &labels.version),
-            ("REVISION", &labels.revision),
-            ("CREATED", &labels.created),
+        let build = ["bud", "--layers", "--force-rm", "--pull-never"].map(str::to_owned);
+        let arguments = arguments.iter();
+        let arguments = arguments.map(|(name, value)| format!("--build-arg={name}={value}"));
+        let build = [
+            self.buildah_words(),
+            build.into(),
+            toolchain.volumes(),
+            arguments.collect(),
         ];
-        for (argument, value) in arguments {
-            buildah
-                .arg("--build-arg")
-                .arg(format!("{argument}={value}"));
-        }
-        buildah.arg(repository);
-        self.attend("build the operator's image", "buildah", buildah)?;
+        let build: Vec<String> = build.concat().iter().map(|word| for_make(word)).collect();
+        let mut make = gated("unshare");
+        make.args(["--mount", "--", "make", "--directory"])
+            .arg(repository)
+            .arg("image")
+            .arg(format!("IMAGE={name}"))
+            // The stand-in, whatever somebody's own base image is.
+            .arg("RUST_IMAGE=")
+            .arg(format!("IMAGE_BUILD={}", build.join(" ")))
+            // What a make around this one was told is not meant for this one.
+            .env_remove("MAKEFLAGS");
+        self.attend("build the operator's image", "make", make)?;
         self.archive(name)
     }
 
@@ -227,8 +215,11 @@ impl Images {
             let (path, size) = line.split_once('\t')?;
             Some((format!("/{path}"), size.parse().ok()?))
         };
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(Contents {
-            user: config["User"].as_str().unwrap_or_default().to_owned(),
+            id: word(&said["FromImageID"]),
+            created: word(&said["OCIv1"]["created"]),
+            user: word(&config["User"]),
             entrypoint: serde_json::from_value(config["Entrypoint"].clone()).unwrap_or_default(),
             labels: serde_json::from_value(config["Labels"].clone()).unwrap_or_default(),
             files: files.lines().filter_map(file).collect(),
@@ -237,7 +228,7 @@ impl Images {
 
     /// An empty folder for the files of a build.
     fn context(&self, name: &str) -> Result<PathBuf, Error> {
-        let folder = self.scratch.folder.path().join(name);
+        let folder = self.scratch.path().join(name);
         let failed = || format!("prepare the folder {}", folder.display());
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(Error::io(failed()))?;
@@ -259,7 +250,7 @@ impl Images {
     /// In the one format that carries the whole name.
     fn archive(&self, name: &str) -> Result<Archive, Error> {
         let file = name.replace(['/', ':'], "-");
-        let path = self.scratch.folder.path().join(format!("{file}.tar"));
+        let path = self.scratch.path().join(format!("{file}.tar"));
         // It is not written over.
         let _ = fs::remove_file(&path);
         let mut buildah = self.buildah();
@@ -296,17 +287,13 @@ impl Images {
 
     /// Runs a command to its end, and returns what it printed.
     fn attend(&self, action: &str, program: &str, mut command: Command) -> Result<String, Error> {
-        let log = tempfile::NamedTempFile::new_in(self.scratch.folder.path())
+        let log = tempfile::NamedTempFile::new_in(self.scratch.path())
             .map_err(Error::io("create a log"))?;
         command
             .env("PATH", search_path())
             // Without a daemon and without rights that a container may lack.
             .env("BUILDAH_ISOLATION", "chroot");
-        let mut reaper = self
-            .scratch
-            .reaper
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut reaper = self.scratch.reaper();
         let status = attended(command, log.path(), &mut reaper, action)?;
         if !status.success() {
             return Err(Error::Program {
@@ -412,6 +399,11 @@ impl Toolchain {
         }
         volumes
     }
+}
+
+/// A word for the shell of a recipe.
+fn for_make(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''").replace('$', "$$"))
 }
 
 /// The name of the Dockerfile's base image.

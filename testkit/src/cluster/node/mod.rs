@@ -25,7 +25,7 @@ use kube::Api;
 use rustix::process::geteuid;
 use tokio::time::sleep;
 
-pub use images::{Archive, Contents, Images, Labels, lay_out};
+pub use images::{Archive, Contents, Images, lay_out};
 
 use self::configuration::Files;
 use self::images::SANDBOX_IMAGE;
