@@ -93,7 +93,8 @@ soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through rand
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --release --workspace --test soak -- --nocapture --test-threads=1
 
 bench: need-cargo need-cc need-go ## Measure fleets of up to 10,000 beside the floor, and write docs/performance.* (half an hour)
-	SNOWCRED_BENCH=full $(CARGO) test $(LOCKED) --release --workspace --test bench a_fleet -- --nocapture
+	SNOWCRED_BENCH=full $(CARGO) test $(LOCKED) --release --workspace --test bench -- --nocapture --exact \
+	  a_fleet_costs_the_requests_that_its_tokens_cost_and_no_more
 
 campaign: need-cargo need-cc need-go ## Interrupt the operator at every point, and lead resources through many histories (6 minutes)
 	SNOWCRED_CAMPAIGN=full $(CARGO) test $(LOCKED) --workspace --test interruptions --test histories -- --nocapture

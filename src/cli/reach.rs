@@ -5,14 +5,12 @@ use clap::Args;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Error,
-    api::{ApiResource, DynamicObject},
     core::{Status, response::reason::NOT_FOUND},
     runtime::watcher,
 };
 
 use super::{CommandError, names};
 use crate::{
-    api::ServiceNowCredential,
     decide::Credential,
     kubernetes::{connect, watch},
 };
@@ -42,12 +40,6 @@ impl Reach {
 /// A client for a context of the kubeconfig, or for its current one.
 pub(super) async fn client(context: Option<&str>) -> Result<Client, CommandError> {
     connect(context).await.map_err(CommandError::failed)
-}
-
-/// The resources of a namespace, whatever their specs hold.
-pub(super) fn resources(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    let resource = ApiResource::erase::<ServiceNowCredential>(&());
-    Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
 /// Whether a call failed because there is no such resource.
@@ -85,7 +77,10 @@ pub(super) async fn find(
     namespace: &str,
     name: &str,
 ) -> Result<Option<Credential>, CommandError> {
-    match resources(client, namespace).get(name).await {
+    match watch::resources(client.clone(), Some(namespace))
+        .get(name)
+        .await
+    {
         Ok(object) => Ok(Some(watch::credential(object))),
         Err(error) if is_unknown(&error, name) => Ok(None),
         Err(error) => Err(refused(&error)),

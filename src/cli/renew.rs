@@ -87,7 +87,7 @@ async fn request(
     name: &str,
     value: &str,
 ) -> Result<Result<Option<String>, String>, CommandError> {
-    let api = reach::resources(client, namespace);
+    let api = watch::resources(client.clone(), Some(namespace));
     let patch = json!({"metadata": {"annotations": {RENEW_REQUESTED_AT: value}}});
     let manager = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),

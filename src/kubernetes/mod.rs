@@ -5,6 +5,7 @@ mod connect;
 mod error;
 #[cfg(test)]
 mod fence_tests;
+mod lean;
 mod lease;
 mod objects;
 mod references;

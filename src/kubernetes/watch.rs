@@ -15,24 +15,23 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::{ApiResource, DynamicObject, ListParams},
-    core::PartialObjectMeta,
+    api::ListParams,
     runtime::{
         WatchStreamExt,
         utils::Backoff,
         watcher::{self, Event, watcher},
     },
 };
-use serde_json::Value;
 
 use crate::{
     RENEW_REQUESTED_AT,
-    api::{ServiceNowCredential, ServiceNowCredentialSpec},
+    api::ServiceNowCredentialSpec,
     decide::{
         Credential, Name,
         observed::{CheckedSpec, Kind, Version},
         ownership::FINALIZER,
     },
+    kubernetes::lean::{Identified, Trimmed},
 };
 
 /// An object's name and state.
@@ -67,11 +66,11 @@ pub async fn list_credentials(
     Ok(list.items.into_iter().map(credential).collect())
 }
 
-fn resources(client: Client, namespace: Option<&str>) -> Api<DynamicObject> {
-    let resource = ApiResource::erase::<ServiceNowCredential>(&());
+/// The resources of one namespace, or of all, whatever their specs hold.
+pub(crate) fn resources(client: Client, namespace: Option<&str>) -> Api<Trimmed> {
     match namespace {
-        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
-        None => Api::all_with(client, &resource),
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
     }
 }
 
@@ -99,7 +98,7 @@ where
         + Sync
         + 'static,
 {
-    let api: Api<PartialObjectMeta<K>> = match namespace {
+    let api: Api<Identified<K>> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
@@ -126,9 +125,8 @@ fn seen(metadata: &ObjectMeta) -> SeenObject {
 }
 
 /// Keeps of a resource what is acted upon.
-pub(crate) fn credential(mut object: DynamicObject) -> Credential {
+pub(crate) fn credential(object: Trimmed) -> Credential {
     let metadata = object.metadata;
-    let mut take = |field: &str| object.data.get_mut(field).map_or(Value::Null, Value::take);
     let annotations = metadata.annotations.unwrap_or_default();
     Credential {
         name: Name::new(
@@ -146,11 +144,11 @@ pub(crate) fn credential(mut object: DynamicObject) -> Credential {
             .finalizers
             .is_some_and(|all| all.iter().any(|finalizer| finalizer == FINALIZER)),
         renew_request: annotations.get(RENEW_REQUESTED_AT).cloned(),
-        spec: serde_json::from_value::<ServiceNowCredentialSpec>(take("spec"))
+        spec: serde_json::from_value::<ServiceNowCredentialSpec>(object.spec)
             .map(CheckedSpec::from)
             .map_err(|error| error.to_string()),
         // A status that cannot be read is one that was never written.
-        status: Arc::new(serde_json::from_value(take("status")).unwrap_or_default()),
+        status: Arc::new(serde_json::from_value(object.status).unwrap_or_default()),
     }
 }
 

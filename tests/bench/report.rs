@@ -290,10 +290,10 @@ impl Report {
         fs::write(docs.join(JSON), json).unwrap();
         fs::write(docs.join(PLOT), plot::svg(&self.syncs)).unwrap();
         let page = fs::read_to_string(docs.join(PAGE)).unwrap();
-        fs::write(docs.join(PAGE), self.into_page(&page)).unwrap();
+        fs::write(docs.join(PAGE), self.page(&page)).unwrap();
     }
 
-    fn into_page(&self, page: &str) -> String {
+    fn page(&self, page: &str) -> String {
         let (before, rest) = page.split_once(BEGIN).unwrap();
         let (_, after) = rest.split_once(END).unwrap();
         format!("{before}{BEGIN}{}{END}{after}", self.table())
@@ -304,7 +304,7 @@ impl Report {
 pub(crate) fn is_shown(docs: &Path) {
     let read = |name: &str| fs::read_to_string(docs.join(name)).unwrap();
     let report: Report = serde_json::from_str(&read(JSON)).unwrap();
-    assert_eq!(read(PAGE), report.into_page(&read(PAGE)));
+    assert_eq!(read(PAGE), report.page(&read(PAGE)));
     assert_eq!(read(PLOT), plot::svg(&report.syncs));
 }
 

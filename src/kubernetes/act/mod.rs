@@ -13,12 +13,12 @@ use k8s_openapi::{
 use kube::{
     Client, Error, Resource,
     api::{GetParams, Request},
-    core::PartialObjectMeta,
 };
 use serde::de::DeserializeOwned;
 
 use super::{
     error::{Call, code, failure, said, timed_out},
+    lean::Identified,
     lease::Fence,
 };
 use crate::{api::Reason, decide::Failure};
@@ -121,7 +121,7 @@ impl Cluster {
         request.headers_mut().insert(http::header::ACCEPT, accept);
         let text = bounded(self.client.request_text(request)).await?;
         Some(text.and_then(|text| {
-            serde_json::from_str::<PartialObjectMeta<Secret>>(&text)
+            serde_json::from_str::<Identified<Secret>>(&text)
                 .map(|object| object.metadata)
                 .map_err(Error::SerdeError)
         }))
