@@ -1,9 +1,11 @@
 //! The floor: the same HTTP clients, at the same concurrency, making exactly one read, one token
 //! request and two writes for each resource, of the very form that the operator writes.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
-use futures::{StreamExt as _, stream};
 use http::{HeaderValue, header::ACCEPT};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -14,6 +16,7 @@ use kube::{
 use serde_json::{Value, json};
 use servicenow_credential_operator::{FIELD_MANAGER, api::ServiceNowCredential};
 use testkit::cluster::client;
+use tokio::task::JoinSet;
 
 use crate::fleet::{Fleet, NAMESPACE, SECRET, client_id, client_name};
 
@@ -26,13 +29,21 @@ pub(crate) async fn run(fleet: &Fleet) -> Duration {
     let instance = reqwest::Client::new();
     let url = format!("{}/oauth_token.do", fleet.instance.origin());
     let resources = fleet.resources().list(&ListParams::default()).await;
-    let resources = resources.unwrap().items;
+    let resources = resources.unwrap().items.into_iter().enumerate();
+    let resources = Arc::new(Mutex::new(resources));
     let begun = Instant::now();
-    stream::iter(resources.iter().enumerate())
-        .map(|(number, resource)| one(&kubernetes, &instance, &url, number, resource))
-        .buffer_unordered(CONCURRENCY)
-        .for_each(async |()| ())
-        .await;
+    let mut workers = JoinSet::new();
+    for _ in 0..CONCURRENCY {
+        let (kubernetes, instance) = (kubernetes.clone(), instance.clone());
+        let (url, resources) = (url.clone(), resources.clone());
+        workers.spawn(async move {
+            let next = || resources.lock().unwrap().next();
+            while let Some((number, resource)) = next() {
+                one(&kubernetes, &instance, &url, number, &resource).await;
+            }
+        });
+    }
+    workers.join_all().await;
     begun.elapsed()
 }
 
