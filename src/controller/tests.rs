@@ -115,6 +115,15 @@ fn key_of(instance: &str) -> Arc<SharingKey> {
     ))
 }
 
+/// The answer of an instance that is well.
+fn a_token() -> TokenAnswer {
+    TokenAnswer {
+        token: AccessToken::parse("t").unwrap(),
+        expires_in: Some(1800),
+        scope: String::new(),
+    }
+}
+
 /// The client Secret as it was read.
 fn client_read(key: &Arc<SharingKey>) -> ReferencesRead {
     let version = Version {
@@ -227,12 +236,7 @@ fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
     // Its status is still being written.
     core.broker.ask(&key, another, now);
     core.broker.dispatch(now);
-    let well = TokenAnswer {
-        token: AccessToken::parse("t").unwrap(),
-        expires_in: Some(1800),
-        scope: String::new(),
-    };
-    let woken = core.broker.complete(&key, now, Ok(well), 0.0);
+    let woken = core.broker.complete(&key, now, Ok(a_token()), 0.0);
     assert!(woken.contains(&name), "{woken:?}");
 }
 
@@ -258,12 +262,7 @@ fn what_is_begun_is_ended_before_more_is_begun() {
     let woken = core.store.apply(sound(&other));
     core.wake(woken);
     core.broker.dispatch(now);
-    let well = TokenAnswer {
-        token: AccessToken::parse("t").unwrap(),
-        expires_in: Some(1800),
-        scope: String::new(),
-    };
-    let woken = core.broker.complete(&key, now, Ok(well), 0.0);
+    let woken = core.broker.complete(&key, now, Ok(a_token()), 0.0);
     core.wake(woken);
     assert_eq!(core.take(now), Some(begun));
     assert_eq!(core.take(now), Some(other));

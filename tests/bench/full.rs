@@ -1,9 +1,13 @@
 //! The whole bench.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client, Resource, api::ListParams, core::PartialObjectMeta};
+use serde::de::DeserializeOwned;
 use servicenow_credential_operator::api::ServiceNowCredential;
 use testkit::operator::Operator;
 
@@ -154,23 +158,21 @@ async fn restart(fleet: &Fleet) -> (Restart, Others) {
 
 /// The lists that an operator begins with.
 async fn list(client: &Client) {
-    let resources: Api<ServiceNowCredential> = Api::all(client.clone());
-    let secrets: Api<Secret> = Api::all(client.clone());
+    pages::<ServiceNowCredential>(client).await;
+    pages::<PartialObjectMeta<Secret>>(client).await;
+}
+
+/// All objects of a kind, in pages as a watch begins with them.
+async fn pages<K>(client: &Client)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
     let mut page = ListParams::default().limit(500);
-    loop {
-        let listed = resources.list(&page).await.unwrap();
-        match listed.metadata.continue_ {
-            Some(next) if !next.is_empty() => page = page.continue_token(&next),
-            _ => break,
-        }
-    }
-    let mut page = ListParams::default().limit(500);
-    loop {
-        let listed = secrets.list_metadata(&page).await.unwrap();
-        match listed.metadata.continue_ {
-            Some(next) if !next.is_empty() => page = page.continue_token(&next),
-            _ => break,
-        }
+    while let Some(next) = api.list(&page).await.unwrap().metadata.continue_
+        && !next.is_empty()
+    {
+        page = page.continue_token(&next);
     }
 }
 
