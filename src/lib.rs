@@ -26,7 +26,7 @@ mod redact;
 pub mod servicenow;
 pub mod telemetry;
 
-use jiff::{Timestamp, Unit};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 /// The field manager of every write, and the value of `app.kubernetes.io/managed-by`.
@@ -54,10 +54,8 @@ impl Clock for SystemClock {
 
 /// A time as a status keeps it: whole microseconds, rounded down.
 pub(crate) fn micro_time(at: Timestamp) -> MicroTime {
-    let rounding = jiff::TimestampRound::new()
-        .smallest(Unit::Microsecond)
-        .mode(jiff::RoundMode::Floor);
-    MicroTime(at.round(rounding).unwrap_or(at))
+    let parts = at.subsec_nanosecond().rem_euclid(1_000);
+    MicroTime(at - SignedDuration::from_nanos(parts.into()))
 }
 
 /// Bytes in lower-case hexadecimal digits.

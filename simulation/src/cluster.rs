@@ -1,8 +1,12 @@
 //! The cluster: resources and Secrets as the API server keeps them, and what its watches tell.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use foldhash::fast::FixedState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use servicenow_credential_operator::{
     api::{ServiceNowCredentialSpec, ServiceNowCredentialStatus},
@@ -17,6 +21,9 @@ use crate::time::{Micros, wall};
 
 /// The one namespace.
 const NAMESPACE: &str = "team-a";
+
+/// Something for each name. Whatever depends on its order has to sort it.
+pub type ByName<T> = HashMap<Name, T, FixedState>;
 
 thread_local! {
     static SHARED: Arc<str> = NAMESPACE.into();
@@ -56,11 +63,11 @@ pub struct ClientSecret {
 #[derive(Default)]
 pub struct Cluster {
     /// The resources.
-    pub resources: BTreeMap<Name, Credential>,
+    pub resources: ByName<Arc<Credential>>,
     /// Targets, and what is in their way.
-    pub secrets: BTreeMap<Name, TargetObject>,
+    pub secrets: ByName<TargetObject>,
     /// Client Secrets.
-    pub clients: BTreeMap<Name, ClientSecret>,
+    pub clients: ByName<ClientSecret>,
     /// What the watches have not told yet.
     pub news: Vec<News>,
     version: u64,
@@ -100,7 +107,8 @@ impl Cluster {
             spec: Ok(spec.into()),
             status: Arc::default(),
         };
-        self.news.push(News::Resource(Arc::new(credential.clone())));
+        let credential = Arc::new(credential);
+        self.news.push(News::Resource(credential.clone()));
         self.resources.insert(credential.name.clone(), credential);
     }
 
@@ -116,7 +124,9 @@ impl Cluster {
             owner.is_some_and(|owner| owner.uid == gone.uid)
         });
         let owned = owned.map(|(name, _)| (name.clone(), gone.uid.clone()));
-        owned.collect()
+        let mut owned: Vec<_> = owned.collect();
+        owned.sort_unstable();
+        owned
     }
 
     /// Garbage collection: the Secret goes if its owner is still the one that is gone.
@@ -130,7 +140,7 @@ impl Cluster {
     /// Somebody changes a resource's spec.
     pub fn change(&mut self, who: &Name, change: impl FnOnce(&mut ServiceNowCredentialSpec)) {
         let version = self.next_version();
-        let Some(credential) = self.resources.get_mut(who) else {
+        let Some(credential) = self.resources.get_mut(who).map(Arc::make_mut) else {
             return;
         };
         let Ok(spec) = &credential.spec else { return };
@@ -139,16 +149,21 @@ impl Cluster {
         credential.spec = Ok(spec.into());
         credential.generation += 1;
         credential.resource_version = version;
-        self.news.push(News::Resource(Arc::new(credential.clone())));
+        self.tell(who);
+    }
+
+    fn tell(&mut self, who: &Name) {
+        let credential = self.resources.get(who).cloned();
+        self.news.extend(credential.map(News::Resource));
     }
 
     /// Somebody asks for a renewal.
     pub fn annotate(&mut self, who: &Name, value: String) {
         let version = self.next_version();
-        if let Some(credential) = self.resources.get_mut(who) {
+        if let Some(credential) = self.resources.get_mut(who).map(Arc::make_mut) {
             credential.renew_request = Some(value);
             credential.resource_version = version;
-            self.news.push(News::Resource(Arc::new(credential.clone())));
+            self.tell(who);
         }
     }
 
@@ -225,17 +240,20 @@ impl Cluster {
 
     /// Carries a write of a target out, as the API server does: a create wants nothing there, an
     /// apply the uid, a patch the uid and the resourceVersion.
-    pub fn write(&mut self, credential: &Credential, write: &TargetWrite) -> Written {
-        let secret = name(&write.desired().name);
-        let found = self.secrets.get(&secret).map(|s| s.version.clone());
-        let uid = match (write, found) {
-            (TargetWrite::Create(_), None) => self.next_uid(&secret.name),
-            (TargetWrite::Apply { uid, .. } | TargetWrite::Merge { uid, .. }, Some(found))
-                if *uid == found.uid =>
-            {
-                found.uid
-            }
-            (TargetWrite::Replace { version, .. }, Some(found)) if *version == found => found.uid,
+    pub fn write(&mut self, credential: &Credential, secret: &Name, write: TargetWrite) -> Written {
+        let found = self.secrets.get(secret).map(|s| &s.version);
+        let (uid, desired) = match (write, found) {
+            (TargetWrite::Create(desired), None) => (self.next_uid(&secret.name), desired),
+            (
+                TargetWrite::Apply { uid, desired } | TargetWrite::Merge { uid, desired },
+                Some(found),
+            ) if uid == found.uid => (uid, desired),
+            (
+                TargetWrite::Replace {
+                    version, desired, ..
+                },
+                Some(found),
+            ) if version == *found => (version.uid, desired),
             _ => {
                 return Written {
                     outcome: WriteOutcome::Changed,
@@ -247,10 +265,10 @@ impl Cluster {
             uid,
             resource_version: self.next_version(),
         };
-        let after = written(credential, write.desired(), version.clone());
+        let after = written(credential, desired, version.clone());
         self.news
             .push(News::Secret(secret.clone(), version.clone()));
-        let before = self.secrets.insert(secret, after);
+        let before = self.secrets.insert(secret.clone(), after);
         Written {
             outcome: WriteOutcome::Done(version),
             before: Some(before),
@@ -274,16 +292,16 @@ impl Cluster {
         let known = self.resources.get(&credential.name);
         known.filter(|known| known.uid == credential.uid)?;
         let version = self.next_version();
-        let known = self.resources.get_mut(&credential.name)?;
+        let known = Arc::make_mut(self.resources.get_mut(&credential.name)?);
         known.status = status.clone();
         known.resource_version.clone_from(&version);
-        self.news.push(News::Resource(Arc::new(known.clone())));
+        self.tell(&credential.name);
         Some(version)
     }
 }
 
 /// The Secret that a write leaves behind.
-fn written(credential: &Credential, desired: &Desired, version: Version) -> TargetObject {
+fn written(credential: &Credential, desired: Desired, version: Version) -> TargetObject {
     let decoded = desired.data.encoded().map(|(key, value)| {
         let value = STANDARD.decode(value).unwrap_or_default();
         (key.to_owned(), value)
@@ -291,9 +309,6 @@ fn written(credential: &Credential, desired: &Desired, version: Version) -> Targ
     let data: BTreeMap<_, _> = decoded.collect();
     TargetObject {
         version,
-        type_: desired.type_.clone(),
-        labels: desired.labels.clone(),
-        annotations: desired.annotations.clone(),
         controller: Some(OwnerReference {
             api_version: "snowcred.dev/v1alpha1".to_owned(),
             kind: "ServiceNowCredential".to_owned(),
@@ -307,6 +322,9 @@ fn written(credential: &Credential, desired: &Desired, version: Version) -> Targ
             labels: desired.labels.keys().cloned().collect(),
             annotations: desired.annotations.keys().cloned().collect(),
         },
+        type_: desired.type_,
+        labels: desired.labels,
+        annotations: desired.annotations,
         data,
         theirs: BTreeMap::new(),
         others: Vec::new(),

@@ -14,7 +14,7 @@ use servicenow_credential_operator::{
 };
 
 use crate::{
-    cluster::{Cluster, News},
+    cluster::{ByName, Cluster, News},
     time::{MINUTE, Micros},
 };
 
@@ -139,14 +139,14 @@ impl Operator {
         let mut woken = Vec::new();
         match watch {
             Watch::Resources => {
-                for credential in cluster.resources.values() {
+                for (_, credential) in sorted(&cluster.resources) {
                     woken.extend(store.listed(&mut relist, credential.clone()));
                 }
                 woken.extend(store.end_relist(&relist));
             }
             Watch::Secrets => {
-                let clients = cluster.clients.iter().map(|(n, c)| (n, &c.version));
-                let targets = cluster.secrets.iter().map(|(n, t)| (n, &t.version));
+                let clients = sorted(&cluster.clients).map(|(n, c)| (n, &c.version));
+                let targets = sorted(&cluster.secrets).map(|(n, t)| (n, &t.version));
                 for (name, version) in clients.chain(targets) {
                     woken.extend(store.secrets.listed(&mut relist, name, version.clone()));
                 }
@@ -164,7 +164,7 @@ impl Operator {
     pub fn told(&mut self, news: News) {
         let store = &mut self.core.store;
         let woken = match news {
-            News::Resource(credential) => store.apply(Credential::clone(&credential)),
+            News::Resource(credential) => store.apply(credential),
             News::ResourceGone(name) => store.remove(&name),
             News::Secret(name, version) => store.object_applied(Kind::Secret, &name, version),
             News::SecretGone(name, version) => store.secrets.deleted(&name, &version),
@@ -204,4 +204,11 @@ impl Operator {
             self.core.broker.sweep(wall);
         }
     }
+}
+
+/// Names in their order, as a list has them.
+fn sorted<T>(all: &ByName<T>) -> impl Iterator<Item = (&Name, &T)> {
+    let mut all: Vec<_> = all.iter().collect();
+    all.sort_unstable_by_key(|(name, _)| *name);
+    all.into_iter()
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use servicenow_credential_operator::decide::Name;
 
-use crate::time::{HOUR, MINUTE, Micros, SECOND};
+use crate::{
+    cluster::ByName,
+    time::{HOUR, MINUTE, Micros, SECOND},
+};
 
 /// A promise that was not kept.
 #[derive(Clone, Debug)]
@@ -94,13 +97,13 @@ pub struct Promises {
     /// By client.
     pub clients: BTreeMap<(usize, usize), Excuse>,
     /// By resource.
-    pub resources: BTreeMap<Name, Excuse>,
+    pub resources: ByName<Excuse>,
     ledgers: BTreeMap<Client, Ledger>,
     /// Until when an instance is to be left alone, since when, and whether it said so itself.
     alone: BTreeMap<usize, (Micros, Micros)>,
     /// Instances that a person may ask about in spite of that.
     forced: BTreeMap<usize, u32>,
-    rounds: BTreeMap<Name, (Micros, u32)>,
+    rounds: ByName<(Micros, u32)>,
     /// A watch is silent until then: what people do is not seen.
     pub blind_until: Micros,
 }

@@ -11,7 +11,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use servicenow_credential_operator::{decide::Name, servicenow::SharingKey};
 
 use crate::{
-    cluster::{Cluster, name},
+    cluster::{ByName, Cluster, name},
     event::Event,
     instance::Instance,
     operator::{Operator, Watch},
@@ -108,7 +108,7 @@ pub struct Run {
     /// Token requests whose answer is not in.
     pub(crate) under_way: usize,
     /// When each Secret is looked at next.
-    pub(crate) checks: BTreeMap<Name, Micros>,
+    pub(crate) checks: ByName<Micros>,
     trace: Option<Vec<String>>,
 }
 
@@ -155,7 +155,7 @@ impl Run {
             leaderless: true,
             handing_over: false,
             under_way: 0,
-            checks: BTreeMap::new(),
+            checks: ByName::default(),
             trace: traced.then(Vec::new),
         };
         run.furnish();

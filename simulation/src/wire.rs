@@ -279,7 +279,7 @@ impl Run {
                 let sha256 = write.desired().data.sha256().to_owned();
                 let outcome = if takes_effect {
                     let secret = name(&write.desired().name);
-                    let written = self.cluster.write(&credential, &write);
+                    let written = self.cluster.write(&credential, &secret, *write);
                     if let Some(before) = written.before {
                         self.statistics.secret_writes += 1;
                         self.written(&secret, before, fate)?;

@@ -1,7 +1,7 @@
 //! What a field that was left out means. The schema fills nothing in, so every reader of a spec
 //! goes through these accessors.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use jiff::SignedDuration;
 
@@ -22,6 +22,14 @@ pub const DEFAULT_DATA_KEY: &str = "token";
 pub const DEFAULT_DATA_TEMPLATE: &str = "{{ token }}";
 
 static NO_ENTRIES: BTreeMap<String, String> = BTreeMap::new();
+
+static DEFAULT_DATA: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+    let entry = (
+        DEFAULT_DATA_KEY.to_owned(),
+        DEFAULT_DATA_TEMPLATE.to_owned(),
+    );
+    BTreeMap::from([entry])
+});
 
 impl ServiceNowCredentialSpec {
     /// The instance as an origin.
@@ -68,14 +76,9 @@ impl ServiceNowCredentialSpec {
     /// The keys of the target Secret and their templates; `token: "{{ token }}"` unless said
     /// otherwise.
     #[must_use]
-    pub fn target_data(&self) -> Cow<'_, BTreeMap<String, String>> {
-        match self.target_field(|target| target.data.as_ref()) {
-            Some(data) => Cow::Borrowed(data),
-            None => Cow::Owned(BTreeMap::from([(
-                DEFAULT_DATA_KEY.to_owned(),
-                DEFAULT_DATA_TEMPLATE.to_owned(),
-            )])),
-        }
+    pub fn target_data(&self) -> &BTreeMap<String, String> {
+        self.target_field(|target| target.data.as_ref())
+            .unwrap_or(&DEFAULT_DATA)
     }
 
     /// The labels that the target Secret gets besides ours.
@@ -207,7 +210,7 @@ mod tests {
         assert_eq!(spec.creation_policy(), CreationPolicy::Owner);
         assert_eq!(spec.target_type(), "Opaque");
         assert_eq!(
-            spec.target_data().into_owned(),
+            *spec.target_data(),
             BTreeMap::from([("token".to_owned(), "{{ token }}".to_owned())])
         );
         assert!(spec.labels().is_empty() && spec.annotations().is_empty());

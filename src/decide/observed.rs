@@ -87,7 +87,7 @@ impl From<ServiceNowCredentialSpec> for CheckedSpec {
             attempt: Basis::of_asking(&spec),
             instance: spec.parsed_instance(),
             violation: spec.validate().err(),
-            templates: template::check(&spec.target_data()),
+            templates: template::check(spec.target_data()),
             spec,
         }))
     }
@@ -231,7 +231,9 @@ impl PartialEq for Name {
 
 impl Hash for Name {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.namespace, &self.name).hash(state);
+        // Without a mark between the two, which a table does not need.
+        state.write(self.namespace.as_bytes());
+        state.write(self.name.as_bytes());
     }
 }
 

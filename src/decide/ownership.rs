@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use k8s_openapi::{
     api::core::v1::Secret,
     apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference},
@@ -344,7 +344,8 @@ impl Desired {
 
 /// The one form in which times are written: RFC 3339 in UTC with microseconds.
 pub fn timestamp(at: Timestamp) -> String {
-    format!("{at:.6}")
+    const MICROSECONDS: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+    MICROSECONDS.timestamp_to_string(&at)
 }
 
 /// Reads a time back from an annotation.

@@ -169,7 +169,7 @@ pub(super) fn token_to_probe(
     // Another process has fetched it: the Secret has it.
     match (v.o.target, v.o.target_seen) {
         (Some(Some(target)), _) => {
-            let token = template::recover_token(&v.spec.target_data(), &target.data);
+            let token = template::recover_token(v.spec.target_data(), &target.data);
             Ok(token.filter(|token| token.sha256() == sha256).map(probe))
         }
         (None, Seen::Present(_)) if v.o.unreadable.is_none() => Err(Step::ReadTarget),

@@ -10,7 +10,10 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{failure::Failure, ownership::timestamp};
-use crate::{api::Reason, servicenow::AccessToken};
+use crate::{
+    api::{Reason, defaults::DEFAULT_DATA_TEMPLATE},
+    servicenow::AccessToken,
+};
 
 /// All keys together; a Secret holds 1 MiB at most, and a token is about a hundred bytes.
 const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -124,6 +127,9 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     // The values are credentials and config files, not HTML.
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.add_filter(FILTER, b64encode);
+    // Nearly every resource has the default: it is compiled once, under its own text as its name.
+    let compiled = environment.add_template(DEFAULT_DATA_TEMPLATE, DEFAULT_DATA_TEMPLATE);
+    debug_assert!(compiled.is_ok(), "the default is a template");
     environment
 });
 
@@ -146,7 +152,8 @@ pub fn render(
     for (key, source) in templates {
         scan(source).map_err(|problem| broken(key, &problem))?;
         let template = ENVIRONMENT
-            .template_from_str(source)
+            .get_template(source)
+            .or_else(|_| ENVIRONMENT.template_from_str(source))
             .map_err(|error| broken(key, &unparsed(&error)))?;
         let mut output = Bounded {
             bytes: Zeroizing::new(Vec::new()),

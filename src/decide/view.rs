@@ -195,7 +195,7 @@ impl<'a> View<'a> {
             issued_at,
             expires_at,
         };
-        let sha256 = template::recover_token(&data, &target.data).map(|token| token.sha256());
+        let sha256 = template::recover_token(data, &target.data).map(|token| token.sha256());
         self.token = Some(Cow::Owned(TokenStatus {
             issued_at: micro_time(issued_at),
             expires_at: micro_time(expires_at),
@@ -524,7 +524,7 @@ impl<'a> View<'a> {
             instance_url: instance.origin(),
             client_id: &client.client_id,
         };
-        template::render(&self.spec.target_data(), &variables)
+        template::render(self.spec.target_data(), &variables)
     }
 
     /// The target holds this token already, and nothing of it has to change.

@@ -78,7 +78,8 @@ impl Store {
     }
 
     /// Takes a resource in; returns who is to wake.
-    pub fn apply(&mut self, mut credential: Credential) -> Vec<Name> {
+    pub fn apply(&mut self, credential: impl Into<Arc<Credential>>) -> Vec<Name> {
+        let mut credential = credential.into();
         let old = self.credentials.get(&credential.name);
         let old = old.filter(|old| old.uid == credential.uid);
         if let Some(old) = old {
@@ -88,7 +89,7 @@ impl Store {
             // Somebody's change from before our last status write comes without that status.
             let written = self.written.get(&credential.name);
             if written.is_some_and(|ours| is_newer(ours, &credential.resource_version)) {
-                credential.status = old.status.clone();
+                Arc::make_mut(&mut credential).status = old.status.clone();
                 return self.take_in(credential);
             }
         }
@@ -96,7 +97,7 @@ impl Store {
         self.take_in(credential)
     }
 
-    fn take_in(&mut self, credential: Credential) -> Vec<Name> {
+    fn take_in(&mut self, credential: Arc<Credential>) -> Vec<Name> {
         let name = credential.name.clone();
         let old = self.credentials.get(&name).cloned();
         let wakes = match old.as_ref().map(|old| difference(old, &credential)) {
@@ -121,7 +122,7 @@ impl Store {
         for (kind, object) in after.iter().filter(|o| !before.contains(o)).flatten() {
             self.objects_mut(*kind).name(object, &name, since);
         }
-        self.credentials.insert(name, Arc::new(credential));
+        self.credentials.insert(name, credential);
         woken
     }
 
@@ -148,7 +149,7 @@ impl Store {
                 ..Credential::clone(old)
             };
             self.written.insert(name.clone(), resource_version);
-            woken = self.take_in(credential);
+            woken = self.take_in(Arc::new(credential));
             woken.retain(|other| other != name);
         }
         woken.extend(wakes.then(|| name.clone()));
@@ -234,7 +235,12 @@ impl Store {
     }
 
     /// The resource is in the list.
-    pub fn listed(&mut self, relist: &mut Relist, credential: Credential) -> Vec<Name> {
+    pub fn listed(
+        &mut self,
+        relist: &mut Relist,
+        credential: impl Into<Arc<Credential>>,
+    ) -> Vec<Name> {
+        let credential = credential.into();
         relist.lists(credential.name.clone());
         self.apply(credential)
     }
