@@ -1,11 +1,18 @@
 //! The metrics, all with the prefix `snowcred_`.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 use prometheus_client::{
-    encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeLabel as _, EncodeLabelSet, LabelSetEncoder, text::encode,
+    },
+    metrics::{
+        MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
+        info::Info,
+    },
     registry::Registry,
 };
 
@@ -17,10 +24,7 @@ use crate::{
 /// Every series, and the registry that prints them.
 pub struct Metrics {
     registry: Registry,
-    expiry: PerResource,
-    renewal: PerResource,
-    ready: PerResource,
-    synced: PerResource,
+    resources: Arc<Resources>,
     token_requests: Family<RequestLabels, Counter>,
     token_request_duration: Family<HostLabel, Histogram, fn() -> Histogram>,
     reconciles: Family<OutcomeLabel, Counter>,
@@ -30,8 +34,68 @@ pub struct Metrics {
     leader: Gauge,
 }
 
-/// By a name that the store holds, too, so that a series costs little more than its value.
-type PerResource = Family<Name, Gauge<f64, AtomicU64>>;
+/// What is measured of each resource: one table of all its gauges, by a name that the store holds,
+/// too, because there are as many as resources.
+#[derive(Debug, Default)]
+struct Resources(Mutex<HashMap<Name, Gauges>>);
+
+/// The gauges of one resource.
+#[derive(Clone, Copy, Debug)]
+struct Gauges {
+    ready: bool,
+    synced: bool,
+    /// When its token expires and when it is to be renewed; of a resource that has one.
+    token: Option<(Timestamp, Timestamp)>,
+}
+
+impl Resources {
+    fn known(&self) -> MutexGuard<'_, HashMap<Name, Gauges>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for Resources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        type Value = fn(&Gauges) -> Option<f64>;
+        let gauges: [(&str, &str, Value); 4] = [
+            (
+                "token_expiry_timestamp_seconds",
+                "When the token in the target Secret expires",
+                |gauges| gauges.token.map(|(expires, _)| seconds(expires)),
+            ),
+            (
+                "token_renewal_timestamp_seconds",
+                "When the token is to be renewed",
+                |gauges| gauges.token.map(|(_, renewal)| seconds(renewal)),
+            ),
+            (
+                "ready",
+                "Whether the target Secret holds a token that has not expired (1) or not (0)",
+                |gauges| Some(f64::from(gauges.ready)),
+            ),
+            (
+                "synced",
+                "Whether the last attempt worked (1) or not (0)",
+                |gauges| Some(f64::from(gauges.synced)),
+            ),
+        ];
+        let known = self.known();
+        for (name, help, value) in gauges {
+            let values = known.iter().map(|(name, gauges)| (name, value(gauges)));
+            let mut values = values.filter_map(|(name, value)| Some((name, value?)));
+            let Some(first) = values.next() else { continue };
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (resource, value) in std::iter::once(first).chain(values) {
+                family.encode_family(resource)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
+}
 
 impl EncodeLabelSet for Name {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
@@ -72,10 +136,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("snowcred");
         let metrics = Self {
-            expiry: Family::default(),
-            renewal: Family::default(),
-            ready: Family::default(),
-            synced: Family::default(),
+            resources: Arc::default(),
             token_requests: Family::default(),
             token_request_duration: Family::new_with_constructor(request_buckets),
             reconciles: Family::default(),
@@ -87,31 +148,7 @@ impl Metrics {
             leader: Gauge::default(),
             registry: Registry::default(),
         };
-        let gauges = [
-            (
-                "token_expiry_timestamp_seconds",
-                "When the token in the target Secret expires",
-                &metrics.expiry,
-            ),
-            (
-                "token_renewal_timestamp_seconds",
-                "When the token is to be renewed",
-                &metrics.renewal,
-            ),
-            (
-                "ready",
-                "Whether the target Secret holds a token that has not expired (1) or not (0)",
-                &metrics.ready,
-            ),
-            (
-                "synced",
-                "Whether the last attempt worked (1) or not (0)",
-                &metrics.synced,
-            ),
-        ];
-        for (name, help, family) in gauges {
-            registry.register(name, help, family.clone());
-        }
+        registry.register_collector(Box::new(metrics.resources.clone()));
         registry.register(
             "token_requests",
             "Token requests by instance host and result",
@@ -159,33 +196,20 @@ impl Metrics {
     pub fn set_status(&self, name: &Name, status: &ServiceNowCredentialStatus) {
         let is_true = |kind: &str| {
             let mut conditions = status.conditions.iter();
-            f64::from(conditions.any(|c| c.type_ == kind && c.status == "True"))
+            conditions.any(|c| c.type_ == kind && c.status == "True")
         };
-        self.ready
-            .get_or_create(name)
-            .set(is_true(condition::READY));
-        self.synced
-            .get_or_create(name)
-            .set(is_true(condition::SYNCED));
-        let Some(token) = &status.token else {
-            self.expiry.remove(name);
-            self.renewal.remove(name);
-            return;
+        let token = status.token.as_ref();
+        let gauges = Gauges {
+            ready: is_true(condition::READY),
+            synced: is_true(condition::SYNCED),
+            token: token.map(|token| (token.expires_at.0, token.renewal_time.0)),
         };
-        let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
-        self.expiry
-            .get_or_create(name)
-            .set(seconds(token.expires_at.0));
-        self.renewal
-            .get_or_create(name)
-            .set(seconds(token.renewal_time.0));
+        self.resources.known().insert(name.clone(), gauges);
     }
 
     /// A resource is gone, and its gauges with it.
     pub fn remove(&self, name: &Name) {
-        for family in [&self.expiry, &self.renewal, &self.ready, &self.synced] {
-            family.remove(name);
-        }
+        self.resources.known().remove(name);
     }
 
     /// A token request has ended; `result` is `Success` or the reason of its failure.
@@ -229,5 +253,69 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+    use super::*;
+    use crate::{api::TokenStatus, micro_time};
+
+    fn status(token: Option<i64>) -> ServiceNowCredentialStatus {
+        let at = |second| micro_time(Timestamp::from_second(second).unwrap());
+        ServiceNowCredentialStatus {
+            conditions: vec![Condition {
+                type_: condition::READY.to_owned(),
+                status: "True".to_owned(),
+                reason: String::new(),
+                message: String::new(),
+                last_transition_time: Time(Timestamp::UNIX_EPOCH),
+                observed_generation: None,
+            }],
+            token: token.map(|expiry| TokenStatus {
+                issued_at: at(0),
+                expires_at: at(expiry),
+                renewal_time: at(expiry / 2),
+                scope: None,
+                sha256: None,
+            }),
+            ..ServiceNowCredentialStatus::default()
+        }
+    }
+
+    /// The lines of the text that are about resources.
+    fn of_resources(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.print();
+        let lines = text.lines().filter(|line| line.contains("namespace="));
+        lines.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_resource_has_the_gauges_of_its_last_status_and_none_when_it_is_gone() {
+        let metrics = Metrics::new();
+        assert!(!metrics.print().contains("snowcred_ready"));
+        let name = Name::new("ns", "itsm");
+        metrics.set_status(&name, &status(Some(1800)));
+        assert_eq!(
+            of_resources(&metrics),
+            [
+                r#"snowcred_token_expiry_timestamp_seconds{namespace="ns",name="itsm"} 1800.0"#,
+                r#"snowcred_token_renewal_timestamp_seconds{namespace="ns",name="itsm"} 900.0"#,
+                r#"snowcred_ready{namespace="ns",name="itsm"} 1.0"#,
+                r#"snowcred_synced{namespace="ns",name="itsm"} 0.0"#,
+            ]
+        );
+        metrics.set_status(&name, &status(None));
+        assert_eq!(
+            of_resources(&metrics),
+            [
+                r#"snowcred_ready{namespace="ns",name="itsm"} 1.0"#,
+                r#"snowcred_synced{namespace="ns",name="itsm"} 0.0"#,
+            ]
+        );
+        metrics.remove(&name);
+        assert_eq!(of_resources(&metrics), Vec::<String>::new());
     }
 }
