@@ -81,7 +81,7 @@ pub(super) async fn find(
         .get(name)
         .await
     {
-        Ok(object) => Ok(Some(watch::credential(object))),
+        Ok(object) => Ok(Some(watch::credential(object, |_| None))),
         Err(error) if is_unknown(&error, name) => Ok(None),
         Err(error) => Err(refused(&error)),
     }

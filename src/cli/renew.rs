@@ -95,7 +95,7 @@ async fn request(
     };
     match api.patch(name, &manager, &Patch::Merge(&patch)).await {
         Ok(object) => {
-            let credential = watch::credential(object);
+            let credential = watch::credential(object, |_| None);
             let token = credential.status.token.as_ref();
             Ok(Ok(token.and_then(|token| token.sha256.clone())))
         }
@@ -110,7 +110,7 @@ async fn follow(
     namespace: &str,
     mut requests: BTreeMap<String, Request>,
 ) -> Result<bool, CommandError> {
-    let events = watch::credentials(client, Some(namespace), None);
+    let events = watch::credentials(client, Some(namespace), None, |_| None);
     pin_mut!(events);
     let slow = Instant::now() + SLOW;
     let (mut all_well, mut warned, mut away) = (true, false, false);

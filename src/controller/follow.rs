@@ -13,7 +13,7 @@ use kube::{
 
 use super::Controller;
 use crate::{
-    decide::{Credential, observed::Kind},
+    decide::{Credential, Name, observed::Kind},
     kubernetes::{
         Relist,
         watch::{self, SeenObject},
@@ -76,7 +76,9 @@ impl Controller {
         };
         let selector = self.scope.selector.as_deref();
         let mut credentials = Watches::new(&scopes, |namespace| {
-            watch::credentials(self.client.clone(), namespace, selector)
+            let this = self.clone();
+            let known = move |name: &Name| this.with_core(|core| core.store.get(name).cloned());
+            watch::credentials(self.client.clone(), namespace, selector, known)
         });
         let objects = |kind| {
             let client = self.client.clone();
@@ -158,7 +160,7 @@ impl Controller {
                     Vec::new()
                 }
                 Event::InitApply(credential) => core.store.listed(relist, credential),
-                Event::InitDone => core.store.end_relist(relist),
+                Event::InitDone => core.store.end_relist(&std::mem::take(relist)),
             };
             let mut gone = woken.clone();
             gone.retain(|name| core.store.get(name).is_none());
@@ -190,7 +192,7 @@ impl Controller {
                 Event::Delete((name, version)) => objects.deleted(&name, &version.resource_version),
                 Event::Init => Vec::new(),
                 Event::InitApply((name, version)) => objects.listed(relist, &name, version),
-                Event::InitDone => objects.end_relist(relist),
+                Event::InitDone => objects.end_relist(&std::mem::take(relist)),
             }
         });
         self.wake(woken);

@@ -25,7 +25,7 @@ use kube::{
 
 use crate::{
     RENEW_REQUESTED_AT,
-    api::ServiceNowCredentialSpec,
+    api::{ServiceNowCredentialSpec, ServiceNowCredentialStatus},
     decide::{
         Credential, Name,
         observed::{CheckedSpec, Kind, Version},
@@ -38,11 +38,12 @@ use crate::{
 pub type SeenObject = (Name, Version);
 
 /// Watches the resources of one namespace, or of all. An object that does not decode is still
-/// one object of the list: its spec says why.
+/// one object of the list: its spec says why. What is `known` of one already is shared with it.
 pub fn credentials(
     client: Client,
     namespace: Option<&str>,
     selector: Option<&str>,
+    known: impl Fn(&Name) -> Option<Arc<Credential>> + Send + 'static,
 ) -> BoxStream<'static, watcher::Result<Event<Credential>>> {
     let api = resources(client, namespace);
     let config = watcher::Config {
@@ -51,7 +52,7 @@ pub fn credentials(
     };
     watcher(api, config)
         .backoff(Patience::default())
-        .map_ok(|event| convert(event, credential))
+        .map_ok(move |event| convert(event, |object| credential(object, &known)))
         .boxed()
 }
 
@@ -63,7 +64,11 @@ pub async fn list_credentials(
     let list = resources(client, namespace)
         .list(&ListParams::default())
         .await?;
-    Ok(list.items.into_iter().map(credential).collect())
+    let credentials = list
+        .items
+        .into_iter()
+        .map(|item| credential(item, |_| None));
+    Ok(credentials.collect())
 }
 
 /// The resources of one namespace, or of all, whatever their specs hold.
@@ -124,15 +129,37 @@ fn seen(metadata: &ObjectMeta) -> SeenObject {
     (Name::new(namespace, name), Version::from(metadata))
 }
 
-/// Keeps of a resource what is acted upon.
-pub(crate) fn credential(object: Trimmed) -> Credential {
+/// Keeps of a resource what is acted upon. The spec changes with the generation alone (Kubernetes API
+/// conventions, "Metadata"), so one that is `known` is not read and checked again.
+pub(crate) fn credential(
+    object: Trimmed,
+    known: impl FnOnce(&Name) -> Option<Arc<Credential>>,
+) -> Credential {
     let metadata = object.metadata;
     let annotations = metadata.annotations.unwrap_or_default();
+    let name = Name::new(
+        metadata.namespace.as_deref().unwrap_or_default(),
+        metadata.name.as_deref().unwrap_or_default(),
+    );
+    let known = known(&name).filter(|known| {
+        metadata.generation == Some(known.generation) && metadata.uid.as_ref() == Some(&known.uid)
+    });
+    let (name, spec) = match known {
+        Some(known) => (known.name.clone(), known.spec.clone()),
+        None => {
+            let spec = serde_json::from_value::<ServiceNowCredentialSpec>(object.spec);
+            let spec = spec.map(CheckedSpec::from);
+            (name, spec.map_err(|error| error.to_string()))
+        }
+    };
+    // A status that cannot be read is one that was never written.
+    let mut status: ServiceNowCredentialStatus =
+        serde_json::from_value(object.status).unwrap_or_default();
+    // Lists grow to room for four, and most have one or two.
+    status.conditions.shrink_to_fit();
+    status.observed.shrink_to_fit();
     Credential {
-        name: Name::new(
-            metadata.namespace.as_deref().unwrap_or_default(),
-            metadata.name.as_deref().unwrap_or_default(),
-        ),
+        name,
         uid: metadata.uid.unwrap_or_default(),
         generation: metadata.generation.unwrap_or_default(),
         resource_version: metadata.resource_version.unwrap_or_default(),
@@ -144,11 +171,8 @@ pub(crate) fn credential(object: Trimmed) -> Credential {
             .finalizers
             .is_some_and(|all| all.iter().any(|finalizer| finalizer == FINALIZER)),
         renew_request: annotations.get(RENEW_REQUESTED_AT).cloned(),
-        spec: serde_json::from_value::<ServiceNowCredentialSpec>(object.spec)
-            .map(CheckedSpec::from)
-            .map_err(|error| error.to_string()),
-        // A status that cannot be read is one that was never written.
-        status: Arc::new(serde_json::from_value(object.status).unwrap_or_default()),
+        spec,
+        status: Arc::new(status),
     }
 }
 
@@ -180,4 +204,32 @@ impl Iterator for Patience {
 impl Backoff for Patience {
     /// Called for each event, and one comes before each list, whether it works or not.
     fn reset(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(uid: &str, generation: i64, instance: &str) -> Trimmed {
+        let object = serde_json::json!({
+            "metadata": {"namespace": "ns", "name": "itsm", "uid": uid, "generation": generation},
+            "spec": {"instance": instance, "client": {"secretRef": {"name": "client"}}},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_spec_is_read_again_in_another_generation_and_of_another_object_only() {
+        let known = Arc::new(credential(object("a", 1, "dev1"), |_| None));
+        let instance = |object| {
+            let credential = credential(object, |name| {
+                assert_eq!(*name, Name::new("ns", "itsm"));
+                Some(known.clone())
+            });
+            credential.spec.unwrap().instance.clone()
+        };
+        assert_eq!(instance(object("a", 1, "not looked at")), "dev1");
+        assert_eq!(instance(object("a", 2, "dev2")), "dev2");
+        assert_eq!(instance(object("b", 1, "dev3")), "dev3");
+    }
 }

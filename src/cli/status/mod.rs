@@ -70,7 +70,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CommandError> {
     let (client, namespace) = args.reach.connect().await?;
     let within = (!args.all_namespaces).then_some(namespace.as_str());
     if args.watch {
-        let events = watch::credentials(client.clone(), within, None);
+        let events = watch::credentials(client.clone(), within, None, |_| None);
         return follow(&args, events, async || {
             nothing(&client, &args, within).await
         })
