@@ -69,3 +69,22 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     }
     digits
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_kept_in_whole_microseconds_rounded_down_before_1970_too() {
+        let kept = |nanosecond| {
+            let at = Timestamp::from_nanosecond(nanosecond).unwrap();
+            micro_time(at).0.as_nanosecond()
+        };
+        let times = [1_999, 2_000, 1_000_000_001, 0, -1, -1_000, -1_001];
+        let down = [1_000, 2_000, 1_000_000_000, 0, -1_000, -1_000, -2_000];
+        assert_eq!(times.map(kept), down);
+        for end in [Timestamp::MIN, Timestamp::MAX] {
+            assert!(micro_time(end).0 <= end);
+        }
+    }
+}

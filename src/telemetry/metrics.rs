@@ -34,8 +34,8 @@ pub struct Metrics {
     leader: Gauge,
 }
 
-/// What is measured of each resource: one table of all its gauges, by a name that the store holds,
-/// too, because there are as many as resources.
+/// The gauges of all resources, in one table: each more would have as many rows. The names are the
+/// store's, and cost no copy.
 #[derive(Debug, Default)]
 struct Resources(Mutex<HashMap<Name, Gauges>>);
 
