@@ -28,6 +28,15 @@ async fn until_it_shows(terminal: &Terminal, what: &str) {
     eventually(&format!("{what:?} is shown"), shows).await;
 }
 
+async fn until_it_hides(terminal: &Terminal) {
+    let hides = async || (!terminal.echoes().unwrap()).then_some(());
+    eventually("what is typed is not shown", hides).await;
+}
+
+/// The keys that hold up what a program shows, and let it go on: Control-S and Control-Q.
+const STOP: &str = "\x13";
+const GO_ON: &str = "\x11";
+
 /// How it ended. Whoever runs in this process has to go on meanwhile.
 async fn ended(terminal: Terminal) -> Shown {
     spawn_blocking(|| terminal.ended()).await.unwrap().unwrap()
@@ -42,6 +51,10 @@ async fn check_asks_for_secrets_at_the_terminal_and_shows_nothing_of_what_is_typ
     let arguments = ["check", "--instance", &origin, "--client-id", client];
     let user = ["--username", "somebody"];
     let mut terminal = open(&[&arguments[..], &user].concat(), &[], 80);
+    // Nothing can be written to the terminal: whoever asks does not get further than to the question.
+    terminal.types(STOP).unwrap();
+    until_it_hides(&terminal).await;
+    terminal.types(GO_ON).unwrap();
     until_it_shows(
         &terminal,
         "The client secret (what you type is not shown): ",
@@ -70,13 +83,29 @@ async fn an_interrupted_prompt_leaves_a_terminal_that_shows_what_is_typed() {
         80,
     );
     until_it_shows(&terminal, "(what you type is not shown): ").await;
-    let hides = async || (!terminal.echoes().unwrap()).then_some(());
-    eventually("what is typed is not shown", hides).await;
+    assert!(!terminal.echoes().unwrap());
     terminal.types("half\x03").unwrap();
     let shows = async || terminal.echoes().unwrap().then_some(());
     eventually("what is typed is shown again", shows).await;
     assert_eq!(ended(terminal).await.status.code(), Some(130));
     assert_eq!(instance.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn who_does_not_answer_a_prompt_is_told_what_else_can_be_done() {
+    let nowhere = ["--instance", "http://127.0.0.1:1", "--client-id", "x"];
+    let mut terminal = open(&[&["check"], &nowhere[..]].concat(), &[], 200);
+    until_it_shows(&terminal, "(what you type is not shown): ").await;
+    let end_of_file = "\x04";
+    terminal.types(end_of_file).unwrap();
+    let shown = ended(terminal).await;
+    assert_eq!(shown.status.code(), Some(1));
+    assert_eq!(
+        shown.text,
+        "The client secret (what you type is not shown): error: cannot ask for the client secret: \
+         unexpected end of file; name a file as --client-secret-file, or set \
+         SNOWCRED_CLIENT_SECRET\n"
+    );
 }
 
 #[tokio::test]

@@ -1,13 +1,14 @@
 //! What to check, from the command line's options, the files that they name, and prompts.
 
 use std::{
-    env, fs,
-    io::{ErrorKind, IsTerminal as _, Read as _, stdin},
+    env,
+    fs::File,
+    io::{self, ErrorKind, IsTerminal as _, Read as _, Write as _, stdin},
     path::{Path, PathBuf},
     thread,
 };
 
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
@@ -159,15 +160,42 @@ fn prompt(what: &str, instead: &str) -> Result<Zeroizing<String>, CommandError> 
             "there is no {what}, and no terminal to ask at; {instead}"
         )));
     }
-    leave_the_terminal_as_it_was();
-    let typed = rpassword::prompt_password(format!("The {what} (what you type is not shown): "));
-    typed
-        .map(Zeroizing::new)
-        .map_err(|error| match error.kind() {
-            ErrorKind::Interrupted => CommandError::interrupted(),
-            _ => CommandError::failed(format!("cannot ask for the {what}: {error}; {instead}")),
+    let question = format!("The {what} (what you type is not shown): ");
+    let terminal = File::options().read(true).write(true).open("/dev/tty");
+    terminal
+        .and_then(|terminal| ask(terminal, &question))
+        .map_err(|error| {
+            CommandError::failed(format!("cannot ask for the {what}: {error}; {instead}"))
         })
 }
+
+/// Asks for a line. The terminal shows nothing of it from before the question on: whoever answers at
+/// once, or pastes, may not be shown either.
+fn ask(mut terminal: File, question: &str) -> io::Result<Zeroizing<String>> {
+    let shows = tcgetattr(&terminal)?;
+    leave_as_it_was(terminal.try_clone()?, shows.clone())?;
+    let mut hides = shows.clone();
+    hides.local_modes.remove(LocalModes::ECHO);
+    hides.local_modes.insert(LocalModes::ECHONL);
+    tcsetattr(&terminal, OptionalActions::Now, &hides)?;
+    let asked = terminal.write_all(question.as_bytes());
+    let answer = asked.and_then(|()| line(&mut terminal));
+    tcsetattr(&terminal, OptionalActions::Now, &shows)?;
+    answer
+}
+
+/// What is typed up to the key that ends a line, which is what a terminal gives at a time.
+fn line(terminal: &mut File) -> io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new([0; LINE_LIMIT]);
+    let count = terminal.read(&mut bytes[..])?;
+    let typed = str::from_utf8(&bytes[..count])
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "what was typed is not UTF-8"))?;
+    let answer = typed.strip_suffix('\n').ok_or(ErrorKind::UnexpectedEof)?;
+    Ok(Zeroizing::new(answer.to_owned()))
+}
+
+/// What a terminal of Linux takes for one line, `MAX_CANON` and more (termios(3)).
+const LINE_LIMIT: usize = 4096;
 
 /// Whoever interrupts a prompt gets back a terminal that shows what is typed: without a handler, the
 /// signal ends the process before the prompt has set it right.
@@ -175,11 +203,9 @@ fn prompt(what: &str, instead: &str) -> Result<Zeroizing<String>, CommandError> 
     clippy::exit,
     reason = "the handler stays, and whoever interrupts the rest means it, too"
 )]
-fn leave_the_terminal_as_it_was() {
+fn leave_as_it_was(terminal: File, shows: Termios) -> io::Result<()> {
     // The handler is there from here on, before anybody can be asked.
-    let (Ok(shown), Ok(_)) = (tcgetattr(stdin()), signal(SignalKind::interrupt())) else {
-        return;
-    };
+    drop(signal(SignalKind::interrupt())?);
     // The prompt keeps this thread busy.
     thread::spawn(move || {
         let waited = block_on(async {
@@ -188,10 +214,11 @@ fn leave_the_terminal_as_it_was() {
                 .map_err(|error| CommandError::failed(error.to_string()))
         });
         if waited.is_ok() {
-            let _ = tcsetattr(stdin(), OptionalActions::Now, &shown);
+            let _ = tcsetattr(&terminal, OptionalActions::Now, &shows);
             std::process::exit(CommandError::interrupted().code.into());
         }
     });
+    Ok(())
 }
 
 /// More than any secret or bundle of authorities holds.
@@ -199,7 +226,7 @@ const FILE_LIMIT: u64 = 1024 * 1024;
 
 fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, CommandError> {
     let mut bytes = Zeroizing::new(Vec::new());
-    let read = fs::File::open(file)
+    let read = File::open(file)
         .and_then(|opened| opened.take(FILE_LIMIT + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             CommandError::failed(format!(
