@@ -12,6 +12,7 @@ use std::{env, path::Path, process::ExitCode};
 
 use clap::{Command as Definition, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
+use tokio::runtime::Runtime;
 
 /// Keeps a valid ServiceNow OAuth bearer token in a Kubernetes Secret, renewed before it expires.
 #[derive(Debug, Parser)]
@@ -82,13 +83,18 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs a command for a person: one thread is enough.
-fn block_on(command: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// One thread is enough for a person, and for a fleet: the API server is the limit long before it
+/// is, and more would spend a quarter of their time on waking each other.
+fn runtime() -> Result<Runtime, CommandError> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| CommandError::failed(format!("cannot start: {error}")))?;
-    runtime.block_on(command)
+        .map_err(|error| CommandError::failed(format!("cannot start: {error}")))
+}
+
+/// Runs a command for a person.
+fn block_on(command: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {
+    runtime()?.block_on(command)
 }
 
 fn complete(shell: Shell) -> Result<(), CommandError> {

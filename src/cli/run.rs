@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing_subscriber::filter::LevelFilter;
 
-use super::CommandError;
+use super::{CommandError, runtime};
 use crate::{
     Clock, SystemClock,
     api::{AllowedHosts, duration},
@@ -117,10 +117,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), CommandError> {
     let allowed_hosts = AllowedHosts::parse(&args.allowed_hosts)
         .map_err(|error| CommandError::usage(format!("--allowed-hosts: {error}")))?
         .allow_insecure_http(args.allow_insecure_http);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::failed(format!("cannot start threads: {error}")))?;
+    let runtime = runtime()?;
     let lease = args.lease()?;
     telemetry::init(args.log_format, args.log_level);
     let done = runtime.block_on(serve(args, allowed_hosts, lease));

@@ -8,6 +8,7 @@ pub mod queue;
 mod reconcile;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::{
     collections::HashMap,
@@ -24,6 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::workers::Workers;
 pub use self::{
     core::{Core, Round},
     leadership::{Candidate, identity},
@@ -53,6 +55,13 @@ pub struct Bounds {
     pub concurrency: usize,
     /// Token requests at once at one origin.
     pub instance_concurrency: usize,
+}
+
+/// What a worker does.
+enum Job {
+    Reconcile(Name),
+    Exchange(Arc<SharingKey>),
+    TryOut(Arc<SharingKey>, Box<Probe>),
 }
 
 /// The controller.
@@ -151,7 +160,7 @@ impl Controller {
         let mut watches = JoinSet::new();
         let follow = self.clone();
         watches.spawn(async move { follow.follow().await });
-        let mut work = JoinSet::new();
+        let mut work = Workers::new(self.bounds.concurrency);
         let mut stop = std::pin::pin!(stop.fuse());
         let mut stopping: Option<Instant> = None;
         let mut swept = Instant::now();
@@ -179,12 +188,13 @@ impl Controller {
                 () = &mut stop, if stopping.is_none() => {
                     stopping = Some(Instant::now());
                     watches.abort_all();
+                    work.wind_up();
                     self.with_core(|core| core.queue.wind_up());
                 }
                 ended = watches.join_next(), if stopping.is_none() => {
                     return Err(format!("the watches ended: {ended:?}"));
                 }
-                Some(done) = work.join_next() => {
+                Some(done) = work.ended() => {
                     done.map_err(|error| format!("a task ended in the middle: {error}"))?;
                 }
                 Ok(()) = leads.changed() => self.with_core(Core::lead),
@@ -221,7 +231,7 @@ impl Controller {
     }
 
     /// Starts what may start now; returns when there may be more.
-    fn spawn_ready(self: &Arc<Self>, work: &mut JoinSet<()>, stopping: bool) -> Option<Timestamp> {
+    fn spawn_ready(self: &Arc<Self>, work: &mut Workers<Job>, stopping: bool) -> Option<Timestamp> {
         let now = self.clock.now();
         let (names, keys, near, probes, next) = self.with_core(|core| {
             let (keys, near, probes) = if stopping {
@@ -246,23 +256,27 @@ impl Controller {
                 timers.into_iter().flatten().filter(|at| *at > now).min(),
             )
         });
-        for name in names {
-            let controller = self.clone();
-            work.spawn(async move { controller.reconcile_guarded(&name).await });
-        }
         for key in near {
             let request = self.endpoint.prepare(key.clone(), self.clock.clone());
             self.with_prepared(|prepared| prepared.insert(key, request));
         }
-        for key in keys {
+        let probes = probes.into_iter();
+        let jobs = names.into_iter().map(Job::Reconcile);
+        let jobs = jobs.chain(keys.into_iter().map(Job::Exchange));
+        let jobs = jobs.chain(probes.map(|(key, probe)| Job::TryOut(key, Box::new(probe))));
+        for job in jobs {
             let controller = self.clone();
-            work.spawn(async move { controller.exchange(&key).await });
-        }
-        for (key, probe) in probes {
-            let controller = self.clone();
-            work.spawn(async move { controller.try_out(&key, &probe).await });
+            work.give(job, move |job| controller.clone().perform(job));
         }
         next
+    }
+
+    async fn perform(self: Arc<Self>, job: Job) {
+        match job {
+            Job::Reconcile(name) => self.reconcile_guarded(&name).await,
+            Job::Exchange(key) => self.exchange(&key).await,
+            Job::TryOut(key, probe) => self.try_out(&key, &probe).await,
+        }
     }
 
     /// Uses a token once, and tells those who want to know what came back.
