@@ -12,12 +12,13 @@ use servicenow_credential_operator::api::ServiceNowCredential;
 use testkit::operator::Operator;
 
 use crate::{
+    allocations::{Allocations, Counter},
     api::{between, requests, total},
     counts::looked_at_all,
     docs,
     fleet::{Fleet, NAMESPACE, Shape},
     floor,
-    report::{Machine, Others, Report, Rest, Restart, Shared, Sync},
+    report::{Heap, Machine, Others, Report, Rest, Restart, Shared, Sync},
     storm,
     told::Told,
 };
@@ -56,6 +57,7 @@ pub(crate) async fn run() {
     let report = Report {
         machine: Machine::this(),
         syncs,
+        heap: heap().await,
         rest,
         restart,
         others,
@@ -98,6 +100,27 @@ async fn sync(fleet: &Fleet, floor: Duration) -> (Operator, Sync) {
         rest_bytes: operator.usage().resident,
     };
     (operator, sync)
+}
+
+/// What each resource adds to the heap, from the difference between two fleets.
+async fn heap() -> Heap {
+    let (few, many) = (allocations(SIZES[0]).await, allocations(SIZES[2]).await);
+    let each = |many: u64, few: u64| (many - few) / (SIZES[2] - SIZES[0]) as u64;
+    Heap {
+        allocated_bytes_each: each(many.allocated, few.allocated),
+        held_bytes_each: each(many.held, few.held),
+    }
+}
+
+/// What a first sync allocates. It is not the one whose time is measured.
+async fn allocations(resources: usize) -> Allocations {
+    let fleet = Fleet::new(Shape::distinct(resources)).await;
+    let counter = Counter::new();
+    let mut told = Told::of::<ServiceNowCredential>(fleet.client.clone(), NAMESPACE).await;
+    let _operator = Operator::spawn(&counter.of(fleet.options()));
+    told.until(resources).await;
+    tokio::time::sleep(SETTLES).await;
+    counter.read()
 }
 
 /// A fleet none of whose tokens is due.

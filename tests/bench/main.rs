@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod allocations;
 mod api;
 mod counts;
 mod fleet;
@@ -24,7 +25,9 @@ mod report;
 mod storm;
 mod told;
 
-use std::path::Path;
+use std::{path::Path, process::Command};
+
+use testkit::operator::Options;
 
 /// Where the documentation stands.
 fn docs() -> &'static Path {
@@ -43,6 +46,30 @@ async fn a_fleet_costs_the_requests_that_its_tokens_cost_and_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_shards_share_a_fleet_and_each_resource_is_written_by_one() {
     counts::shards(60).await;
+}
+
+#[test]
+fn what_a_program_allocates_is_counted() {
+    let counter = allocations::Counter::new();
+    let run = |arguments: &[&str]| {
+        let options = counter.of(Options {
+            binary: env!("CARGO_BIN_EXE_servicenow-credential-operator").into(),
+            kubeconfig: "none".into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        });
+        let before = counter.read();
+        let mut program = Command::new(&options.binary);
+        program.args(arguments).envs(options.environment);
+        assert!(program.output().unwrap().status.success());
+        let after = counter.read();
+        (after.allocated - before.allocated, after.held - before.held)
+    };
+    let (short, long) = (run(&["--version"]), run(&["completion", "bash"]));
+    // The script is one text at its end.
+    let script = 10_000;
+    assert!(short.0 + script < long.0, "{short:?} {long:?}");
+    assert!(short.1 <= short.0 && long.1 < long.0, "{short:?} {long:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::{
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) syncs: Vec<Sync>,
+    pub(crate) heap: Heap,
     pub(crate) rest: Rest,
     pub(crate) restart: Restart,
     pub(crate) others: Others,
@@ -73,6 +74,13 @@ impl Sync {
     fn each(&self, of: f64) -> f64 {
         of / self.resources as f64
     }
+}
+
+/// What each resource adds to the heap by a first sync.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Heap {
+    pub(crate) allocated_bytes_each: u64,
+    pub(crate) held_bytes_each: u64,
 }
 
 /// A minute in which nothing is due.
@@ -175,6 +183,7 @@ impl Report {
 
     fn goals(&self) -> Vec<(&'static str, String, &'static str)> {
         let Self {
+            heap,
             rest,
             restart,
             others,
@@ -219,8 +228,13 @@ impl Report {
                 "≤ 40 MB, ≤ 80 MB",
             ),
             (
-                "memory held for each resource at rest (10,000 less 100)",
+                "resident memory for each resource at rest (10,000 less 100)",
                 format!("{held} bytes"),
+                "",
+            ),
+            (
+                "bytes allocated for each resource by its first sync, and held on the heap at rest",
+                format!("{}, {}", heap.allocated_bytes_each, heap.held_bytes_each),
                 "",
             ),
             (
