@@ -142,14 +142,6 @@ impl CommandError {
         }
     }
 
-    /// SIGINT ended it, as shells tell.
-    fn interrupted() -> Self {
-        Self {
-            sentence: String::new(),
-            code: 130,
-        }
-    }
-
     /// It was asked wrongly.
     fn usage(sentence: impl Into<String>) -> Self {
         Self {

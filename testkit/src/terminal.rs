@@ -11,6 +11,7 @@ use std::{
 
 use rustix::{
     fs::{self, Mode, OFlags},
+    process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
@@ -115,6 +116,17 @@ impl Terminal {
     /// If the terminal is gone.
     pub fn types(&mut self, keys: &str) -> io::Result<()> {
         self.ours.write_all(keys.as_bytes())
+    }
+
+    /// Ends the program, as `timeout` does.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended.
+    pub fn terminate(&self) -> io::Result<()> {
+        // `setsid` has become the program: whoever leads no group need not fork.
+        let program = Pid::from_child(&self.child);
+        Ok(kill_process(program, Signal::TERM)?)
     }
 
     /// Whether it shows what is typed.

@@ -77,11 +77,8 @@ async fn check_asks_for_secrets_at_the_terminal_and_shows_nothing_of_what_is_typ
 async fn an_interrupted_prompt_leaves_a_terminal_that_shows_what_is_typed() {
     let instance = Simulator::start().await;
     let (origin, client) = (instance.origin(), support::CLIENT_ID);
-    let mut terminal = open(
-        &["check", "--instance", &origin, "--client-id", client],
-        &[],
-        80,
-    );
+    let arguments = ["check", "--instance", &origin, "--client-id", client];
+    let mut terminal = open(&arguments, &[], 80);
     until_it_shows(&terminal, "(what you type is not shown): ").await;
     assert!(!terminal.echoes().unwrap());
     terminal.types("half\x03").unwrap();
@@ -89,6 +86,25 @@ async fn an_interrupted_prompt_leaves_a_terminal_that_shows_what_is_typed() {
     eventually("what is typed is shown again", shows).await;
     assert_eq!(ended(terminal).await.status.code(), Some(130));
     assert_eq!(instance.requests().len(), 0);
+
+    let terminal = open(&arguments, &[], 80);
+    until_it_shows(&terminal, "(what you type is not shown): ").await;
+    terminal.terminate().unwrap();
+    let shows = async || terminal.echoes().unwrap().then_some(());
+    eventually("what is typed is shown again", shows).await;
+    assert_eq!(ended(terminal).await.status.code(), Some(143));
+}
+
+#[tokio::test]
+async fn a_prompt_is_not_left_but_by_an_answer_or_an_interrupt() {
+    let nowhere = ["--instance", "http://127.0.0.1:1", "--client-id", "x"];
+    let mut terminal = open(&[&["check"], &nowhere[..]].concat(), &[], 80);
+    until_it_shows(&terminal, "(what you type is not shown): ").await;
+    let (suspend, quit) = ("\x1a", "\x1c");
+    terminal.types(&format!("a{suspend}b{quit}c\r")).unwrap();
+    let shown = ended(terminal).await;
+    assert_eq!(shown.status.code(), Some(1), "{}", shown.text);
+    assert!(shown.text.contains("from the prompt"), "{}", shown.text);
 }
 
 #[tokio::test]

@@ -3,12 +3,16 @@
 use std::{
     env,
     fs::File,
+    future::pending,
     io::{self, ErrorKind, IsTerminal as _, Read as _, Write as _, stdin},
     path::{Path, PathBuf},
     thread,
 };
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use futures::future::select_all;
+use rustix::termios::{
+    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
@@ -176,11 +180,19 @@ fn ask(mut terminal: File, question: &str) -> io::Result<Zeroizing<String>> {
     leave_as_it_was(terminal.try_clone()?, shows.clone())?;
     let mut hides = shows.clone();
     hides.local_modes.remove(LocalModes::ECHO);
-    hides.local_modes.insert(LocalModes::ECHONL);
+    hides
+        .local_modes
+        .insert(LocalModes::ECHONL | LocalModes::ICANON);
+    hides.input_modes.insert(InputModes::ICRNL);
+    // A shell that gets the terminal back meanwhile would show what is typed after that.
+    for key in [SpecialCodeIndex::VSUSP, SpecialCodeIndex::VQUIT] {
+        hides.special_codes[key] = 0;
+    }
     tcsetattr(&terminal, OptionalActions::Now, &hides)?;
     let asked = terminal.write_all(question.as_bytes());
     let answer = asked.and_then(|()| line(&mut terminal));
-    tcsetattr(&terminal, OptionalActions::Now, &shows)?;
+    // What was typed or pasted beyond the line is nothing for the next one who reads.
+    tcsetattr(&terminal, OptionalActions::Flush, &shows)?;
     answer
 }
 
@@ -197,28 +209,38 @@ fn line(terminal: &mut File) -> io::Result<Zeroizing<String>> {
 /// What a terminal of Linux takes for one line, `MAX_CANON` and more (termios(3)).
 const LINE_LIMIT: usize = 4096;
 
-/// Whoever interrupts a prompt gets back a terminal that shows what is typed: without a handler, the
-/// signal ends the process before the prompt has set it right.
+/// Whoever interrupts a prompt, or ends it, gets back a terminal that shows what is typed: without a
+/// handler, the signal ends the process before the prompt has set it right.
 #[allow(
     clippy::exit,
     reason = "the handler stays, and whoever interrupts the rest means it, too"
 )]
 fn leave_as_it_was(terminal: File, shows: Termios) -> io::Result<()> {
-    // The handler is there from here on, before anybody can be asked.
-    drop(signal(SignalKind::interrupt())?);
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
+    // The handlers are there from here on, before anybody can be asked.
+    for kind in kinds {
+        drop(signal(kind)?);
+    }
     // The prompt keeps this thread busy.
     thread::spawn(move || {
-        let waited = block_on(async {
-            tokio::signal::ctrl_c()
-                .await
-                .map_err(|error| CommandError::failed(error.to_string()))
-        });
-        if waited.is_ok() {
+        block_on(async {
+            let told = kinds.map(|kind| Box::pin(told(kind)));
+            let (kind, ..) = select_all(told).await;
             let _ = tcsetattr(&terminal, OptionalActions::Now, &shows);
-            std::process::exit(CommandError::interrupted().code.into());
-        }
+            // As a shell says it of whom the signal ended.
+            std::process::exit(128 + kind.as_raw_value());
+        })
     });
     Ok(())
+}
+
+/// Waits for a signal.
+async fn told(kind: SignalKind) -> SignalKind {
+    match signal(kind) {
+        Ok(mut signals) => signals.recv().await,
+        Err(_) => pending().await,
+    };
+    kind
 }
 
 /// More than any secret or bundle of authorities holds.
