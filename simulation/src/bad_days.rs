@@ -138,6 +138,9 @@ impl Run {
             return;
         }
         self.offset += by;
+        if by >= HOUR {
+            self.promises.forget_refusals();
+        }
         // What seems due is asked for, and what was kept until its expiry is learned anew.
         self.promises.give_all(self.plan.sharing);
         self.promises.give_all(self.plan.sharing);

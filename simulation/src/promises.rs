@@ -81,6 +81,8 @@ pub struct Ledger {
     /// Requests that something has given it: a kill, a change, a person.
     credit: u32,
     refusals: Vec<Micros>,
+    /// Its last answer was one.
+    refused: bool,
     credit_at_refusal: u32,
 }
 
@@ -179,7 +181,7 @@ impl Promises {
     /// A client waits out a refusal.
     pub fn is_refused(&self, client: (usize, usize)) -> bool {
         let mut ledgers = self.ledgers.iter();
-        ledgers.any(|(of, ledger)| (of.0, of.1) == client && !ledger.refusals.is_empty())
+        ledgers.any(|(of, ledger)| (of.0, of.1) == client && ledger.refused)
     }
 
     /// An operator was killed, or its clock was set: one more for each client.
@@ -204,6 +206,7 @@ impl Promises {
         let excused = excused.is_some_and(|excuse| excuse.until() > answer.sent);
         let ledger = self.ledgers.entry(client).or_default();
         ledger.refusals.clear();
+        ledger.refused = false;
         let due = ledger.earliest.unwrap_or_default();
         let early = answer.sent < due && !excused;
         let left = answer.expiry - answer.now;
@@ -242,6 +245,7 @@ impl Promises {
             ledger.credit_at_refusal = ledger.credit;
         }
         ledger.refusals.push(now);
+        ledger.refused = true;
         ledger.refusals.retain(|at| now - at < HOUR);
         if ledger.credit > 0 && ledger.refusals.len() > 10 {
             ledger.credit -= 1;
@@ -258,6 +262,13 @@ impl Promises {
                 ledger.refusals.len()
             ),
         })
+    }
+
+    /// By the operator's clock more time has passed than a refusal is remembered for.
+    pub fn forget_refusals(&mut self) {
+        for ledger in self.ledgers.values_mut() {
+            ledger.refusals.clear();
+        }
     }
 
     /// The operator has learned that an instance is to be left alone for so long.

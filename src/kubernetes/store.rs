@@ -264,6 +264,8 @@ impl Store {
         let seen = self.secrets.seen(&target);
         let owns = |c: &Credential| match (seen, &c.status.target) {
             (Seen::Present(seen), Some(t)) => *t.name == *target.name && t.uid == seen.uid,
+            // Nobody has seen it yet: who wrote it last would know.
+            (Seen::Unknown, Some(t)) => *t.name == *target.name,
             _ => false,
         };
         if owns(credential) {
