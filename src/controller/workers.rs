@@ -102,72 +102,80 @@ mod tests {
         let _ = done.send(());
     }
 
-    fn held(done: &mpsc::UnboundedSender<()>) -> (oneshot::Sender<()>, Held) {
-        let (end, until) = oneshot::channel();
-        (end, (until, done.clone()))
+    /// Workers, and what they have done.
+    struct Scene {
+        workers: Workers<Held>,
+        done: mpsc::UnboundedSender<()>,
+        dones: mpsc::UnboundedReceiver<()>,
+    }
+
+    impl Scene {
+        fn new(spare: usize) -> Self {
+            let (done, dones) = mpsc::unbounded_channel();
+            Self {
+                workers: Workers::new(spare),
+                done,
+                dones,
+            }
+        }
+
+        fn begin(&mut self) -> oneshot::Sender<()> {
+            let (end, until) = oneshot::channel();
+            self.workers.give((until, self.done.clone()), hold);
+            end
+        }
+
+        async fn end(&mut self, job: oneshot::Sender<()>) {
+            job.send(()).unwrap();
+            self.dones.recv().await.unwrap();
+        }
+
+        async fn one_is_gone(&mut self) {
+            assert!(self.workers.ended().await.unwrap().is_ok());
+        }
     }
 
     #[tokio::test]
     async fn whoever_is_done_is_given_the_next_job() {
-        let mut workers = Workers::new(4);
-        let (done, mut dones) = mpsc::unbounded_channel();
+        let mut scene = Scene::new(4);
         for _ in 0..3 {
-            let (end, job) = held(&done);
-            workers.give(job, hold);
-            end.send(()).unwrap();
-            dones.recv().await.unwrap();
-            assert_eq!(workers.tasks.len(), 1);
+            let job = scene.begin();
+            scene.end(job).await;
+            assert_eq!(scene.workers.tasks.len(), 1);
         }
     }
 
     #[tokio::test]
     async fn a_job_that_hangs_holds_up_no_other() {
-        let mut workers = Workers::new(4);
-        let (done, mut dones) = mpsc::unbounded_channel();
-        let (_hangs, job) = held(&done);
-        workers.give(job, hold);
-        let (end, job) = held(&done);
-        workers.give(job, hold);
-        end.send(()).unwrap();
-        dones.recv().await.unwrap();
-        assert_eq!(workers.tasks.len(), 2);
+        let mut scene = Scene::new(4);
+        let (_hangs, job) = (scene.begin(), scene.begin());
+        scene.end(job).await;
+        assert_eq!(scene.workers.tasks.len(), 2);
     }
 
     #[tokio::test]
     async fn after_a_rush_no_more_stay_than_are_spare() {
-        let mut workers = Workers::new(2);
-        let (done, mut dones) = mpsc::unbounded_channel();
-        let ends: Vec<_> = (0..5).map(|_| held(&done)).collect();
-        let ends = ends.into_iter().map(|(end, job)| {
-            workers.give(job, hold);
-            end
-        });
-        for end in ends.collect::<Vec<_>>() {
-            end.send(()).unwrap();
-            dones.recv().await.unwrap();
+        let mut scene = Scene::new(2);
+        for job in [(); 5].map(|()| scene.begin()) {
+            scene.end(job).await;
         }
         for _ in 0..3 {
-            assert!(workers.ended().await.unwrap().is_ok());
+            scene.one_is_gone().await;
         }
-        assert_eq!(workers.tasks.len(), 2);
+        assert_eq!(scene.workers.tasks.len(), 2);
     }
 
     #[tokio::test]
     async fn once_wound_up_who_waits_ends_at_once_and_who_works_with_the_job() {
-        let mut workers = Workers::new(4);
-        let (done, mut dones) = mpsc::unbounded_channel();
-        let (end, job) = held(&done);
-        workers.give(job, hold);
-        let (other, job) = held(&done);
-        workers.give(job, hold);
-        other.send(()).unwrap();
-        dones.recv().await.unwrap();
-        workers.wind_up();
-        assert!(workers.ended().await.unwrap().is_ok());
-        assert!(!workers.is_empty());
-        end.send(()).unwrap();
-        assert!(workers.ended().await.unwrap().is_ok());
-        assert!(workers.is_empty());
+        let mut scene = Scene::new(4);
+        let (works, waits) = (scene.begin(), scene.begin());
+        scene.end(waits).await;
+        scene.workers.wind_up();
+        scene.one_is_gone().await;
+        assert!(!scene.workers.is_empty());
+        scene.end(works).await;
+        scene.one_is_gone().await;
+        assert!(scene.workers.is_empty());
     }
 
     #[tokio::test]
