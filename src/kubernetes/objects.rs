@@ -21,6 +21,9 @@ struct Named {
     /// In order. Most objects have one, for whom a tree's node is ten times too large.
     users: Vec<Name>,
     seen: Seen,
+    /// The resourceVersion at which it was last deleted: a read may have been answered before that,
+    /// and be heard of after it.
+    gone: Option<Box<str>>,
     /// The relist that was under way, or the last one, when it was first named.
     since: u64,
 }
@@ -114,9 +117,12 @@ impl Objects {
         let Some(named) = self.named.get_mut(object) else {
             return Vec::new();
         };
-        if let Seen::Present(old) = &named.seen
-            && !is_newer(&version.resource_version, &old.resource_version)
-        {
+        let known = match &named.seen {
+            Seen::Present(old) => Some(&*old.resource_version),
+            Seen::Absent => named.gone.as_deref(),
+            Seen::Unknown => None,
+        };
+        if known.is_some_and(|known| !is_newer(&version.resource_version, known)) {
             return Vec::new();
         }
         named.seen = Seen::Present(version);
@@ -133,6 +139,7 @@ impl Objects {
             Seen::Present(old) if is_newer(&old.resource_version, resource_version) => Vec::new(),
             _ => {
                 named.seen = Seen::Absent;
+                named.gone = Some(resource_version.into());
                 named.users.clone()
             }
         }

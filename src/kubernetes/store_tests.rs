@@ -155,6 +155,19 @@ fn a_read_that_is_ahead_of_the_watch_is_news_to_all_and_one_behind_is_none() {
 }
 
 #[test]
+fn a_read_that_comes_after_the_news_of_the_deletion_brings_nothing_back() {
+    let mut store = store([credential("a", "a", 1)]);
+    let client = name("client");
+    store.secrets.applied(&client, version("u", 5));
+    assert_eq!(store.secrets.deleted(&client, "7"), [name("a")]);
+    assert_eq!(store.secrets.read(&client, Some(version("u", 5))), []);
+    assert_eq!(store.secrets.seen(&client), &Seen::Absent);
+    let created = store.secrets.read(&client, Some(version("v", 8)));
+    assert_eq!(created, [name("a")]);
+    assert_eq!(store.secrets.seen(&client), &present("v", 8));
+}
+
+#[test]
 fn a_relist_removes_what_is_gone_and_not_what_was_first_named_meanwhile() {
     let mut store = store([credential("a", "a-token", 1)]);
     let seen = |store: &Store, secret| store.secrets.seen(&name(secret)).clone();
