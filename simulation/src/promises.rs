@@ -83,7 +83,6 @@ pub struct Ledger {
     refusals: Vec<Micros>,
     /// Its last answer was one.
     refused: bool,
-    credit_at_refusal: u32,
 }
 
 /// More than this is never given.
@@ -241,9 +240,6 @@ impl Promises {
     /// "Refused credentials: at most 10 requests in the first hour for each client".
     pub fn refused(&mut self, client: Client, now: Micros) -> Result<(), Broken> {
         let ledger = self.ledgers.entry(client).or_default();
-        if ledger.refusals.is_empty() {
-            ledger.credit_at_refusal = ledger.credit;
-        }
         ledger.refusals.push(now);
         ledger.refused = true;
         ledger.refusals.retain(|at| now - at < HOUR);
