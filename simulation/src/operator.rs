@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use servicenow_credential_operator::{
     api::AllowedHosts,
-    controller::{Core, Round},
+    controller::{Bounds, Core, Round},
     decide::{
         Credential, Name, Settle,
         observed::{Kind, Policy},
@@ -18,10 +18,11 @@ use crate::{
     time::{MINUTE, Micros},
 };
 
-/// Token requests under way at one origin.
-pub const PER_ORIGIN: usize = 4;
-/// Reconciles at once.
-pub const CONCURRENCY: usize = 32;
+/// What `run` does at once unless it is told otherwise.
+const BOUNDS: Bounds = Bounds {
+    concurrency: 32,
+    instance_concurrency: 4,
+};
 /// The least time between two answers of one client, in seconds.
 pub const LEAST_INTERVAL: i64 = 5;
 
@@ -111,7 +112,7 @@ impl Operator {
             min_renew_interval: SignedDuration::from_secs(LEAST_INTERVAL),
         };
         let mut operator = Self {
-            core: Core::new(policy, PER_ORIGIN),
+            core: Core::new(policy, BOUNDS),
             rounds: Vec::new(),
             resources: Stream::default(),
             secrets: Stream::default(),
@@ -175,9 +176,7 @@ impl Operator {
     /// Begins as many reconciles as there is room for; returns their slots.
     pub fn begin(&mut self, now: Timestamp, mut random: impl FnMut() -> f64) -> Vec<usize> {
         let mut begun = Vec::new();
-        while self.core.reconciling() < CONCURRENCY
-            && let Some(name) = self.core.take(now)
-        {
+        while let Some(name) = self.core.take(now) {
             let round = self.core.begin(&name, now, random());
             let active = Box::new(Active {
                 name,

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
-use super::queue::Queue;
+use super::{Bounds, queue::Queue};
 use crate::{
     api::Reason,
     decide::{
@@ -41,7 +41,6 @@ pub struct Core {
     /// Probes under way.
     probing: usize,
     pending: HashMap<Name, Box<Pending>>,
-    reconciling: usize,
     listed: bool,
     leading: bool,
     restored: bool,
@@ -110,14 +109,14 @@ const CHANGED_LIMIT: u32 = 4;
 
 impl Core {
     /// An empty state.
-    pub fn new(policy: Policy, per_origin: usize) -> Self {
+    pub fn new(policy: Policy, bounds: Bounds) -> Self {
         let limits = Limits {
-            per_origin,
+            per_origin: bounds.instance_concurrency,
             min_interval: policy.min_renew_interval,
         };
         Self {
             store: Store::default(),
-            queue: Queue::default(),
+            queue: Queue::new(bounds.concurrency),
             broker: Broker::new(limits),
             policy,
             memories: HashMap::default(),
@@ -125,7 +124,6 @@ impl Core {
             unsent: Vec::new(),
             probing: 0,
             pending: HashMap::default(),
-            reconciling: 0,
             listed: false,
             leading: false,
             restored: false,
@@ -155,21 +153,14 @@ impl Core {
         self.listed && self.leading
     }
 
-    /// Reconciles under way.
-    pub fn reconciling(&self) -> usize {
-        self.reconciling
-    }
-
-    /// The next resource to reconcile, once everything is known. To be followed by
-    /// [`Core::finish`].
+    /// The next resource to reconcile, once everything is known and while there is a place for it. To
+    /// be followed by [`Core::finish`].
     pub fn take(&mut self, now: Timestamp) -> Option<Name> {
         self.now = now;
         if self.is_working() && !std::mem::replace(&mut self.restored, true) {
             self.restore_holds(now);
         }
-        let name = self.is_working().then(|| self.queue.take(now)).flatten()?;
-        self.reconciling += 1;
-        Some(name)
+        self.is_working().then(|| self.queue.take(now)).flatten()
     }
 
     /// A rate limit outlives a restart: it holds those too whose status does not know of it.
@@ -218,7 +209,6 @@ impl Core {
 
     /// A reconcile has ended.
     pub fn finish(&mut self, name: &Name) {
-        self.reconciling = self.reconciling.saturating_sub(1);
         self.queue.finish(name);
     }
 
@@ -246,12 +236,13 @@ impl Core {
     }
 
     fn urgency(&self, name: &Name) -> Urgency {
-        // What is begun is ended before more is begun.
-        if self.pending.contains_key(name) {
-            return Urgency::FIRST;
-        }
         let token = self.store.get(name).and_then(|c| c.status.token.as_ref());
-        Urgency::of(token.map(validity_of), self.now)
+        let urgency = Urgency::of(token.map(validity_of), self.now);
+        if self.pending.contains_key(name) {
+            urgency.begun()
+        } else {
+            urgency
+        }
     }
 
     fn new_round(&self, random: f64) -> Round {

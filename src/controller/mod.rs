@@ -120,7 +120,7 @@ impl Controller {
             health,
         } = parts;
         Arc::new(Self {
-            core: Mutex::new(Core::new(policy, bounds.instance_concurrency)),
+            core: Mutex::new(Core::new(policy, bounds)),
             prepared: Mutex::default(),
             changed: Notify::new(),
             cluster,
@@ -241,12 +241,7 @@ impl Controller {
                 let keys = core.broker.dispatch(now);
                 (keys, core.broker.prepare(now), core.take_probes())
             };
-            let mut names = Vec::new();
-            while core.reconciling() < self.bounds.concurrency
-                && let Some(name) = core.take(now)
-            {
-                names.push(name);
-            }
+            let names: Vec<_> = std::iter::from_fn(|| core.take(now)).collect();
             let timers = [core.queue.next_timer(), core.broker.next_dispatch(now)];
             (
                 names,

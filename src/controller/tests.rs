@@ -63,12 +63,13 @@ fn controller(clock: Arc<dyn Clock>, fence: Fence) -> Arc<Controller> {
         namespaces: Vec::new(),
         selector: None,
     };
-    let bounds = Bounds {
-        concurrency: 1,
-        instance_concurrency: 1,
-    };
-    Controller::new(parts, policy(), scope, bounds)
+    Controller::new(parts, policy(), scope, BOUNDS)
 }
+
+const BOUNDS: Bounds = Bounds {
+    concurrency: 2,
+    instance_concurrency: 1,
+};
 
 fn policy() -> Policy {
     Policy {
@@ -155,7 +156,7 @@ async fn a_panic_in_a_reconcile_is_caught_and_the_resource_is_tried_again() {
     });
     controller.reconcile_guarded(&name).await;
     controller.with_core(|core| {
-        assert_eq!(core.reconciling(), 0, "its place is free again");
+        assert_eq!(core.queue.running(), 0, "its place is free again");
         let next = core.queue.next_timer().expect("it is tried again");
         assert!(
             next > epoch && next <= epoch + SignedDuration::from_secs(2),
@@ -210,7 +211,7 @@ async fn a_standby_that_begins_to_lead_looks_at_all_that_is_there_and_at_nothing
 
 #[test]
 fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
-    let mut core = Core::new(policy(), 1);
+    let mut core = Core::new(policy(), BOUNDS);
     let name = Name::new("team-a", "itsm");
     let now = Timestamp::from_second(1000).unwrap();
     let key = key_of("dev1");
@@ -242,7 +243,7 @@ fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
 
 #[test]
 fn what_is_begun_is_ended_before_more_is_begun() {
-    let mut core = Core::new(policy(), 1);
+    let mut core = Core::new(policy(), BOUNDS);
     core.all_listed();
     core.lead();
     let now = Timestamp::from_second(1000).unwrap();
@@ -270,7 +271,7 @@ fn what_is_begun_is_ended_before_more_is_begun() {
 
 #[test]
 fn what_a_round_came_to_by_a_clock_that_was_set_back_meanwhile_counts_for_nothing() {
-    let mut core = Core::new(policy(), 1);
+    let mut core = Core::new(policy(), BOUNDS);
     let name = Name::new("team-a", "itsm");
     let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::from_second(7200).unwrap());
     core.all_listed();

@@ -91,9 +91,6 @@ pub enum Urgency {
 }
 
 impl Urgency {
-    /// Goes before all others.
-    pub const FIRST: Self = Self::Expiring(Timestamp::MIN);
-
     /// When the renewal of a token of this validity becomes urgent: less than a tenth of its
     /// lifetime is left.
     pub fn presses_from(validity: Validity) -> Timestamp {
@@ -111,6 +108,15 @@ impl Urgency {
                     Self::Renewal(validity.expires_at)
                 }
             }
+        }
+    }
+
+    /// What is begun is ended before more is begun; but a renewal in good time holds nobody up who is
+    /// in a hurry.
+    pub fn begun(self) -> Self {
+        match self {
+            Self::Expiring(_) | Self::New => Self::Expiring(Timestamp::MIN),
+            Self::Renewal(_) => Self::Renewal(Timestamp::MIN),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use super::scene::*;
 use crate::{
     api::{AllowedHosts, ServiceNowCredentialSpec, ServiceNowCredentialStatus},
-    controller::Core,
+    controller::{Bounds, Core},
     decide::{
         Credential, Failure, Name, Step,
         observed::{Kind, Policy, Version},
@@ -62,7 +62,11 @@ fn core() -> Core {
         allowed_hosts: AllowedHosts::default(),
         min_renew_interval: seconds(5),
     };
-    let mut core = Core::new(policy, 4);
+    let bounds = Bounds {
+        concurrency: 32,
+        instance_concurrency: 4,
+    };
+    let mut core = Core::new(policy, bounds);
     core.all_listed();
     core.lead();
     core
