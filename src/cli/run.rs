@@ -22,7 +22,7 @@ use crate::{
     api::{AllowedHosts, duration},
     controller::{Bounds, Candidate, Controller, Parts, Scope, identity},
     decide::observed::Policy,
-    kubernetes::{Cluster, Fence, LeaseObject, connect},
+    kubernetes::{Cluster, Fence, LeaseObject, connect, connect_untimed},
     servicenow::Endpoint,
     telemetry::{self, Health, LogFormat, Metrics},
 };
@@ -142,6 +142,7 @@ async fn serve(
         .map_err(|error| CommandError::failed(error.to_string()))?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "starting");
     let client = connect(None).await.map_err(CommandError::failed)?;
+    let untimed = connect_untimed().await.map_err(CommandError::failed)?;
     let timeout = Duration::try_from(args.request_timeout).unwrap_or(Duration::from_secs(15));
     let endpoint = Endpoint::new(timeout)
         .map_err(|error| CommandError::failed(format!("cannot set up the HTTP client: {error}")))?;
@@ -163,7 +164,7 @@ async fn serve(
         .as_ref()
         .map_or_else(Fence::open, |candidate| candidate.fence.clone());
     let parts = Parts {
-        cluster: Cluster::new(client.clone(), reporter, fence),
+        cluster: Cluster::new(untimed, reporter, fence),
         client,
         endpoint,
         clock,

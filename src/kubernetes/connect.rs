@@ -29,6 +29,21 @@ use crate::redact::one_line;
 /// unless another is named, or inside a cluster as the pod's ServiceAccount. The error is a sentence
 /// for a person, and so is that of a request without an answer.
 pub async fn connect(context: Option<&str>) -> Result<Client, String> {
+    let mut config = configuration(context).await?;
+    // A list or watch on a connection that died silently ends, and begins anew. The API server
+    // itself ends a watch after 290 seconds, as kube asks it to.
+    config.read_timeout = Some(Duration::from_secs(320));
+    config.reset_reader_on_write = true;
+    client(config)
+}
+
+/// Connects as [`connect`] does without a context, for requests each of which its caller gives up in
+/// time: a timeout on every read costs a system call and two wakes each time.
+pub async fn connect_untimed() -> Result<Client, String> {
+    client(configuration(None).await?)
+}
+
+async fn configuration(context: Option<&str>) -> Result<Config, String> {
     let files = files();
     let mut config = match read(&files)? {
         Some(mut kubeconfig) => {
@@ -42,11 +57,7 @@ pub async fn connect(context: Option<&str>) -> Result<Client, String> {
     // Our own back-off and waits are the only ones: kube would repeat a refused write up to 15
     // times by itself.
     config.default_retry = false;
-    // A list or watch on a connection that died silently ends, and begins anew. The API server
-    // itself ends a watch after 290 seconds, as kube asks it to.
-    config.read_timeout = Some(Duration::from_secs(320));
-    config.reset_reader_on_write = true;
-    client(config)
+    Ok(config)
 }
 
 /// The files in which kubectl looks for the kubeconfig.

@@ -42,8 +42,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Acts through this client while the fence is open; events name `reporter` as the instance
-    /// that sent them.
+    /// Acts through this client while the fence is open, and gives each request up in time;
+    /// events name `reporter` as the instance that sent them.
     pub fn new(client: Client, reporter: String, fence: Fence) -> Self {
         Self {
             client,
