@@ -160,7 +160,12 @@ impl Core {
         if self.is_working() && !std::mem::replace(&mut self.restored, true) {
             self.restore_holds(now);
         }
-        self.is_working().then(|| self.queue.take(now)).flatten()
+        if !self.is_working() {
+            return None;
+        }
+        let due = self.queue.due(now);
+        self.wake(due);
+        self.queue.take()
     }
 
     /// A rate limit outlives a restart: it holds those too whose status does not know of it.
@@ -209,13 +214,24 @@ impl Core {
 
     /// A reconcile has ended.
     pub fn finish(&mut self, name: &Name) {
-        self.queue.finish(name);
+        if self.queue.finish(name) {
+            self.wake([name.clone()]);
+        }
     }
 
     /// Wakes resources. A standby keeps no list of them: it may stand by for months.
     pub fn wake(&mut self, names: impl IntoIterator<Item = Name>) {
         for name in names.into_iter().filter(|_| self.leading) {
-            let urgency = self.urgency(&name);
+            let credential = self.store.get(&name);
+            let token = credential.and_then(|c| c.status.token.as_ref().map(validity_of));
+            let urgency = Urgency::of(token, self.now);
+            if let (Urgency::Renewal(_), Some(validity)) = (urgency, token) {
+                // Its place is better then, if it still waits.
+                let presses = Urgency::presses_from(validity);
+                self.queue.schedule(&name, Some(presses));
+            }
+            let begun = self.pending.contains_key(&name);
+            let urgency = if begun { urgency.begun() } else { urgency };
             self.queue.wake(&name, urgency);
         }
     }
@@ -233,16 +249,6 @@ impl Core {
         secret: fn(&Credential) -> Option<Name>,
     ) -> Option<Name> {
         secret(&*self.subject(name, round)?)
-    }
-
-    fn urgency(&self, name: &Name) -> Urgency {
-        let token = self.store.get(name).and_then(|c| c.status.token.as_ref());
-        let urgency = Urgency::of(token.map(validity_of), self.now);
-        if self.pending.contains_key(name) {
-            urgency.begun()
-        } else {
-            urgency
-        }
     }
 
     fn new_round(&self, random: f64) -> Round {
@@ -546,8 +552,7 @@ impl Core {
             ..
         } = *settle;
         *memory = remembered;
-        let urgency = self.urgency(name);
-        self.queue.schedule(name, wake, urgency);
+        self.queue.schedule(name, wake);
         let client = round.client.and_then(Result::ok);
         if let (Some(probe), Some((key, _))) = (probe, &client) {
             match self.probes.wait(&probe, name, self.now) {
@@ -608,7 +613,7 @@ impl Core {
         self.memories.remove(name);
         self.pending.remove(name);
         self.broker.leave(name);
-        self.queue.schedule(name, None, Urgency::New);
+        self.queue.schedule(name, None);
         if self.store.get(name).is_some() {
             self.wake([name.clone()]);
         }

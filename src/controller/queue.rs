@@ -1,7 +1,7 @@
 //! Which resource is looked at next: a set of woken names, ordered by urgency, and one timer for
-//! each name. A name is never worked on twice at once; a wake that comes meanwhile is kept.
+//! each name. A name is never worked on twice at once; that a wake came meanwhile is kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use foldhash::HashMap;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ pub struct Queue {
     running: usize,
     entries: HashMap<Name, Entry>,
     ready: BTreeSet<(Urgency, u64, Name)>,
-    timers: BTreeMap<(Timestamp, Name), Urgency>,
+    timers: BTreeSet<(Timestamp, Name)>,
     woken: u64,
     winding_up: bool,
 }
@@ -25,7 +25,7 @@ struct Entry {
     ready: Option<(Urgency, u64)>,
     timer: Option<Timestamp>,
     running: bool,
-    again: Option<Urgency>,
+    again: bool,
 }
 
 impl Queue {
@@ -36,7 +36,7 @@ impl Queue {
             running: 0,
             entries: HashMap::default(),
             ready: BTreeSet::new(),
-            timers: BTreeMap::new(),
+            timers: BTreeSet::new(),
             woken: 0,
             winding_up: false,
         }
@@ -46,7 +46,7 @@ impl Queue {
     pub fn wake(&mut self, name: &Name, urgency: Urgency) {
         let entry = self.entries.entry(name.clone()).or_default();
         if entry.running {
-            entry.again = Some(entry.again.map_or(urgency, |again| again.min(urgency)));
+            entry.again = true;
             return;
         }
         // Who is woken again keeps the place, or gets a better one.
@@ -62,31 +62,35 @@ impl Queue {
     }
 
     /// Sets the one timer of a name, or clears it.
-    pub fn schedule(&mut self, name: &Name, at: Option<Timestamp>, urgency: Urgency) {
+    pub fn schedule(&mut self, name: &Name, at: Option<Timestamp>) {
         let entry = self.entries.entry(name.clone()).or_default();
         if let Some(old) = entry.timer.take() {
             self.timers.remove(&(old, name.clone()));
         }
         if let Some(at) = at.filter(|_| !self.winding_up) {
             entry.timer = Some(at);
-            self.timers.insert((at, name.clone()), urgency);
+            self.timers.insert((at, name.clone()));
         }
+    }
+
+    /// The names whose timer has gone off: they are to be woken.
+    pub fn due(&mut self, now: Timestamp) -> Vec<Name> {
+        let mut due = Vec::new();
+        while let Some((at, _)) = self.timers.first()
+            && *at <= now
+            && let Some((_, name)) = self.timers.pop_first()
+        {
+            if let Some(entry) = self.entries.get_mut(&name) {
+                entry.timer = None;
+            }
+            due.push(name);
+        }
+        due
     }
 
     /// The next name to work on, which is running from then on; `None` where there is none, or no
     /// place for it.
-    pub fn take(&mut self, now: Timestamp) -> Option<Name> {
-        while let Some(((at, _), _)) = self.timers.first_key_value() {
-            if *at > now {
-                break;
-            }
-            if let Some(((_, name), urgency)) = self.timers.pop_first() {
-                if let Some(entry) = self.entries.get_mut(&name) {
-                    entry.timer = None;
-                }
-                self.wake(&name, urgency);
-            }
-        }
+    pub fn take(&mut self) -> Option<Name> {
         let (urgency, ..) = self.ready.first()?;
         let room = match urgency {
             // As many again are kept for whoever is in a hurry. The API server is no faster with
@@ -105,21 +109,19 @@ impl Queue {
         Some(name)
     }
 
-    /// A name is done with; a wake that came meanwhile takes its turn now.
-    pub fn finish(&mut self, name: &Name) {
+    /// A name is done with. Returns whether it was woken meanwhile, and is to be woken now.
+    pub fn finish(&mut self, name: &Name) -> bool {
         let Some(entry) = self.entries.get_mut(name) else {
-            return;
+            return false;
         };
         if std::mem::take(&mut entry.running) {
             self.running -= 1;
         }
-        match entry.again.take() {
-            Some(urgency) => self.wake(name, urgency),
-            None if entry.timer.is_none() && entry.ready.is_none() => {
-                self.entries.remove(name);
-            }
-            None => {}
+        let again = std::mem::take(&mut entry.again);
+        if !again && entry.timer.is_none() && entry.ready.is_none() {
+            self.entries.remove(name);
         }
+        again
     }
 
     /// How many are worked on.
@@ -129,7 +131,7 @@ impl Queue {
 
     /// When the next timer goes off.
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.timers.first_key_value().map(|((at, _), _)| *at)
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// Whether a name waits for its turn.
@@ -144,7 +146,7 @@ impl Queue {
         self.timers.clear();
         self.ready.clear();
         for entry in self.entries.values_mut() {
-            (entry.timer, entry.ready, entry.again) = (None, None, None);
+            (entry.timer, entry.ready, entry.again) = (None, None, false);
         }
     }
 }
@@ -170,7 +172,7 @@ mod tests {
         queue.wake(&name("new"), Urgency::New);
         queue.wake(&name("expiring"), Urgency::Expiring(second(600)));
         queue.wake(&name("answered"), Urgency::New.begun());
-        let order: Vec<_> = std::iter::from_fn(|| queue.take(second(0))).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
         let expected = ["answered", "expiring", "new", "begun", "soon", "late"];
         assert_eq!(order, expected.map(name));
     }
@@ -181,38 +183,39 @@ mod tests {
         for calm in ["a", "b", "c"] {
             queue.wake(&name(calm), Urgency::Renewal(second(900)));
         }
-        assert_eq!(queue.take(second(0)), Some(name("a")));
-        assert_eq!(queue.take(second(0)), Some(name("b")));
-        assert_eq!(queue.take(second(0)), None);
+        assert_eq!(queue.take(), Some(name("a")));
+        assert_eq!(queue.take(), Some(name("b")));
+        assert_eq!(queue.take(), None);
         for hurried in ["d", "e", "f"] {
             queue.wake(&name(hurried), Urgency::New);
         }
-        assert_eq!(queue.take(second(0)), Some(name("d")));
-        assert_eq!(queue.take(second(0)), Some(name("e")));
-        assert_eq!((queue.take(second(0)), queue.running()), (None, 4));
+        assert_eq!(queue.take(), Some(name("d")));
+        assert_eq!(queue.take(), Some(name("e")));
+        assert_eq!((queue.take(), queue.running()), (None, 4));
         queue.finish(&name("a"));
-        assert_eq!(queue.take(second(0)), Some(name("f")));
+        assert_eq!(queue.take(), Some(name("f")));
         for done in ["b", "d", "e"] {
             queue.finish(&name(done));
         }
-        assert_eq!(queue.take(second(0)), Some(name("c")));
+        assert_eq!(queue.take(), Some(name("c")));
         let mut alone = Queue::new(1);
         alone.wake(&name("calm"), Urgency::Renewal(second(900)));
-        assert_eq!(alone.take(second(0)), Some(name("calm")));
+        assert_eq!(alone.take(), Some(name("calm")));
     }
 
     #[test]
     fn a_name_is_never_worked_on_twice_at_once_and_no_wake_is_lost() {
         let mut queue = Queue::new(4);
         queue.wake(&name("a"), Urgency::New);
-        assert_eq!(queue.take(second(0)), Some(name("a")));
+        assert_eq!(queue.take(), Some(name("a")));
         queue.wake(&name("a"), Urgency::New);
         queue.wake(&name("a"), Urgency::New);
-        assert_eq!(queue.take(second(0)), None);
-        queue.finish(&name("a"));
-        assert_eq!(queue.take(second(0)), Some(name("a")));
-        queue.finish(&name("a"));
-        assert_eq!(queue.take(second(0)), None);
+        assert_eq!(queue.take(), None);
+        assert!(queue.finish(&name("a")), "it is to be woken");
+        queue.wake(&name("a"), Urgency::New);
+        assert_eq!(queue.take(), Some(name("a")));
+        assert!(!queue.finish(&name("a")));
+        assert_eq!(queue.take(), None);
     }
 
     #[test]
@@ -222,7 +225,7 @@ mod tests {
         queue.wake(&name("b"), Urgency::Renewal(second(9)));
         queue.wake(&name("b"), Urgency::Expiring(second(9)));
         queue.wake(&name("b"), Urgency::New);
-        let order: Vec<_> = std::iter::from_fn(|| queue.take(second(0))).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
         assert_eq!(order, ["b", "a"].map(name));
     }
 
@@ -230,24 +233,23 @@ mod tests {
     fn after_winding_up_only_who_is_woken_has_a_turn() {
         let mut queue = Queue::new(4);
         queue.wake(&name("ready"), Urgency::New);
-        queue.schedule(&name("later"), Some(second(1)), Urgency::New);
+        queue.schedule(&name("later"), Some(second(1)));
         queue.wind_up();
-        queue.schedule(&name("later"), Some(second(1)), Urgency::New);
-        assert_eq!(queue.take(second(9)), None);
+        queue.schedule(&name("later"), Some(second(1)));
+        assert_eq!((queue.due(second(9)), queue.take()), (vec![], None));
         queue.wake(&name("answered"), Urgency::New);
-        assert_eq!(queue.take(second(9)), Some(name("answered")));
+        assert_eq!(queue.take(), Some(name("answered")));
     }
 
     #[test]
     fn a_timer_goes_off_once_and_a_later_one_takes_its_place() {
         let mut queue = Queue::new(4);
-        queue.schedule(&name("a"), Some(second(5)), Urgency::New);
-        queue.schedule(&name("a"), Some(second(9)), Urgency::New);
-        assert_eq!(queue.take(second(8)), None);
+        queue.schedule(&name("a"), Some(second(5)));
+        queue.schedule(&name("a"), Some(second(9)));
+        assert_eq!(queue.due(second(8)), []);
         assert_eq!(queue.next_timer(), Some(second(9)));
-        assert_eq!(queue.take(second(9)), Some(name("a")));
-        queue.finish(&name("a"));
-        assert_eq!(queue.take(second(99)), None);
+        assert_eq!(queue.due(second(9)), [name("a")]);
+        assert_eq!(queue.due(second(99)), []);
         assert_eq!(queue.next_timer(), None);
     }
 }

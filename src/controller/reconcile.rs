@@ -16,7 +16,6 @@ use crate::{
     },
     kubernetes::read_references,
     micro_time,
-    servicenow::Urgency,
 };
 
 /// No chain of steps is longer than this, with all the workloads that a spec may name; a longer one
@@ -164,7 +163,7 @@ impl Controller {
             Err(_) => {
                 // Even saying so fails: later, then, and without a word in the status.
                 let at = self.clock.now() + SignedDuration::from_mins(1);
-                self.with_core(|core| core.queue.schedule(name, Some(at), Urgency::New));
+                self.with_core(|core| core.queue.schedule(name, Some(at)));
                 Some(Outcome::Failed(Reason::InternalError))
             }
         }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::{Client, client::Body};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
@@ -18,7 +19,10 @@ use zeroize::Zeroizing;
 use super::{Bounds, Controller, Core, Parts, Scope};
 use crate::{
     Clock, SystemClock,
-    api::{AllowedHosts, ClientAuthentication, Instance, Reason, ServiceNowCredentialSpec},
+    api::{
+        AllowedHosts, ClientAuthentication, Instance, Reason, ServiceNowCredentialSpec,
+        ServiceNowCredentialStatus, TokenStatus,
+    },
     decide::{
         Credential, Failure, Name, Outcome, Step,
         observed::{ClientRead, Policy, Version},
@@ -267,6 +271,39 @@ fn what_is_begun_is_ended_before_more_is_begun() {
     core.wake(woken);
     assert_eq!(core.take(now), Some(begun));
     assert_eq!(core.take(now), Some(other));
+}
+
+#[test]
+fn a_renewal_that_waits_until_less_than_a_tenth_is_left_goes_before_new_resources() {
+    let [renewal, new] = ["renewal", "new"].map(|name| Name::new("team-a", name));
+    let second = |s| Timestamp::from_second(s).unwrap();
+    let order_at = |now| {
+        let mut core = Core::new(policy(), BOUNDS);
+        core.all_listed();
+        core.lead();
+        let token = TokenStatus {
+            issued_at: MicroTime(second(0)),
+            expires_at: MicroTime(second(1000)),
+            renewal_time: MicroTime(second(600)),
+            scope: None,
+            sha256: None,
+        };
+        let status = ServiceNowCredentialStatus {
+            token: Some(token),
+            ..ServiceNowCredentialStatus::default()
+        };
+        let waiting = Credential {
+            status: status.into(),
+            ..credential(&renewal)
+        };
+        for credential in [waiting, credential(&new)] {
+            let woken = core.store.apply(credential);
+            core.wake(woken);
+        }
+        [core.take(second(now)), core.take(second(now))]
+    };
+    assert_eq!(order_at(900), [Some(new.clone()), None]);
+    assert_eq!(order_at(901), [Some(renewal), Some(new)]);
 }
 
 #[test]

@@ -201,7 +201,6 @@ pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
                 end.ready_only(Expiry::UnderRenewal);
                 // Its place in the queue is better then.
                 let presses = Urgency::presses_from(validity_of(&token));
-                let presses = plus(presses, AT_ONCE);
                 end.wake = Some(if presses > v.o.now {
                     presses.min(late)
                 } else {

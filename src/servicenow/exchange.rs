@@ -91,10 +91,10 @@ pub enum Urgency {
 }
 
 impl Urgency {
-    /// When the renewal of a token of this validity becomes urgent: less than a tenth of its
-    /// lifetime is left.
+    /// The first moment, in the microseconds that times are kept in, at which the renewal of a token
+    /// of this validity is urgent: less than a tenth of its lifetime is left.
     pub fn presses_from(validity: Validity) -> Timestamp {
-        validity.expires_at - validity.lifetime() / 10
+        validity.expires_at - validity.lifetime() / 10 + SignedDuration::from_micros(1)
     }
 
     /// The urgency of a resource with a token of this validity, or with none yet.
@@ -102,7 +102,7 @@ impl Urgency {
         match token {
             None => Self::New,
             Some(validity) => {
-                if now > Self::presses_from(validity) {
+                if now >= Self::presses_from(validity) {
                     Self::Expiring(validity.expires_at)
                 } else {
                     Self::Renewal(validity.expires_at)

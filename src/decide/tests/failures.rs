@@ -381,7 +381,7 @@ fn a_renewal_that_still_queues_goes_before_new_resources_when_its_token_is_about
     scene.exchange.queued = Some(renewal);
     assert_eq!(
         scene.end().wake,
-        Some(at(1620) + SignedDuration::from_millis(1))
+        Some(at(1620) + SignedDuration::from_micros(1))
     );
     let urgent = Urgency::Expiring(at(1800));
     let scene = scene.at(1621);
