@@ -22,7 +22,7 @@ use crate::{
     api::{AllowedHosts, duration},
     controller::{Bounds, Candidate, Controller, Parts, Scope, identity},
     decide::observed::Policy,
-    kubernetes::{Cluster, Fence, LeaseObject, connect, connect_untimed},
+    kubernetes::{Cluster, Fence, LeaseObject, connect_twice},
     servicenow::Endpoint,
     telemetry::{self, Health, LogFormat, Metrics},
 };
@@ -54,7 +54,7 @@ pub(super) struct RunArgs {
     )]
     allowed_hosts: String,
 
-    /// Resources reconciled at once.
+    /// Resources reconciled at once; half of the places are for renewals in good time at most.
     #[arg(long, env = "SNOWCRED_CONCURRENCY", default_value = "32", value_name = "N", value_parser = at_least_one)]
     concurrency: usize,
 
@@ -141,8 +141,7 @@ async fn serve(
         .local_addr()
         .map_err(|error| CommandError::failed(error.to_string()))?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "starting");
-    let client = connect(None).await.map_err(CommandError::failed)?;
-    let untimed = connect_untimed().await.map_err(CommandError::failed)?;
+    let (client, untimed) = connect_twice().await.map_err(CommandError::failed)?;
     let timeout = Duration::try_from(args.request_timeout).unwrap_or(Duration::from_secs(15));
     let endpoint = Endpoint::new(timeout)
         .map_err(|error| CommandError::failed(format!("cannot set up the HTTP client: {error}")))?;

@@ -224,16 +224,31 @@ impl Core {
         for name in names.into_iter().filter(|_| self.leading) {
             let credential = self.store.get(&name);
             let token = credential.and_then(|c| c.status.token.as_ref().map(validity_of));
-            let urgency = Urgency::of(token, self.now);
+            let mut urgency = Urgency::of(token, self.now);
             if let (Urgency::Renewal(_), Some(validity)) = (urgency, token) {
                 // Its place is better then, if it still waits.
                 let presses = Urgency::presses_from(validity);
                 self.queue.schedule(&name, Some(presses));
             }
-            let begun = self.pending.contains_key(&name);
-            let urgency = if begun { urgency.begun() } else { urgency };
+            if credential.is_some_and(|credential| self.is_awaited(credential)) {
+                urgency = urgency.min(Urgency::New);
+            }
+            if self.pending.contains_key(&name) {
+                urgency = urgency.begun();
+            }
             self.queue.wake(&name, urgency);
         }
+    }
+
+    /// Somebody waits for it, whatever its token has left: they changed it, or its Secret is gone.
+    fn is_awaited(&self, credential: &Credential) -> bool {
+        let (status, request) = (&credential.status, &credential.renew_request);
+        status.observed_generation != Some(credential.generation)
+            || credential.deleting
+            || request.is_some() && *request != status.handled_renew_request
+            || credential
+                .target_secret()
+                .is_some_and(|target| *self.store.secrets.seen(&target) == Seen::Absent)
     }
 
     /// Wakes those who are concerned by what a resource has read or written.

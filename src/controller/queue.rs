@@ -13,6 +13,8 @@ pub struct Queue {
     /// Names worked on at once.
     places: usize,
     running: usize,
+    /// Of those, renewals in good time.
+    calm: usize,
     entries: HashMap<Name, Entry>,
     ready: BTreeSet<(Urgency, u64, Name)>,
     timers: BTreeSet<(Timestamp, Name)>,
@@ -24,16 +26,17 @@ pub struct Queue {
 struct Entry {
     ready: Option<(Urgency, u64)>,
     timer: Option<Timestamp>,
-    running: bool,
+    running: Option<Urgency>,
     again: bool,
 }
 
 impl Queue {
-    /// Nobody yet; so many are worked on at once.
+    /// Nobody yet; so many are worked on at once, and half as many renewals in good time.
     pub fn new(places: usize) -> Self {
         Self {
             places,
             running: 0,
+            calm: 0,
             entries: HashMap::default(),
             ready: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -45,7 +48,7 @@ impl Queue {
     /// Wakes a name now.
     pub fn wake(&mut self, name: &Name, urgency: Urgency) {
         let entry = self.entries.entry(name.clone()).or_default();
-        if entry.running {
+        if entry.running.is_some() {
             entry.again = true;
             return;
         }
@@ -92,20 +95,16 @@ impl Queue {
     /// place for it.
     pub fn take(&mut self) -> Option<Name> {
         let (urgency, ..) = self.ready.first()?;
-        let room = match urgency {
-            // As many again are kept for whoever is in a hurry. The API server is no faster with
-            // more at once: they would only wait for each other there.
-            Urgency::Renewal(_) => self.places.div_ceil(2),
-            Urgency::Expiring(_) | Urgency::New => self.places,
-        };
-        if self.running >= room {
+        // The API server is no faster with more at once: whoever is in a hurry would only wait there.
+        let no_room = is_calm(urgency) && self.calm >= self.places.div_ceil(2);
+        if no_room || self.running >= self.places {
             return None;
         }
-        let (_, _, name) = self.ready.pop_first()?;
+        let (urgency, _, name) = self.ready.pop_first()?;
         let entry = self.entries.entry(name.clone()).or_default();
-        entry.ready = None;
-        entry.running = true;
+        (entry.ready, entry.running) = (None, Some(urgency));
         self.running += 1;
+        self.calm += usize::from(is_calm(&urgency));
         Some(name)
     }
 
@@ -114,8 +113,9 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(name) else {
             return false;
         };
-        if std::mem::take(&mut entry.running) {
+        if let Some(urgency) = entry.running.take() {
             self.running -= 1;
+            self.calm -= usize::from(is_calm(&urgency));
         }
         let again = std::mem::take(&mut entry.again);
         if !again && entry.timer.is_none() && entry.ready.is_none() {
@@ -149,6 +149,10 @@ impl Queue {
             (entry.timer, entry.ready, entry.again) = (None, None, false);
         }
     }
+}
+
+fn is_calm(urgency: &Urgency) -> bool {
+    matches!(urgency, Urgency::Renewal(_))
 }
 
 #[cfg(test)]
@@ -194,9 +198,7 @@ mod tests {
         assert_eq!((queue.take(), queue.running()), (None, 4));
         queue.finish(&name("a"));
         assert_eq!(queue.take(), Some(name("f")));
-        for done in ["b", "d", "e"] {
-            queue.finish(&name(done));
-        }
+        queue.finish(&name("b"));
         assert_eq!(queue.take(), Some(name("c")));
         let mut alone = Queue::new(1);
         alone.wake(&name("calm"), Urgency::Renewal(second(900)));

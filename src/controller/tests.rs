@@ -273,37 +273,72 @@ fn what_is_begun_is_ended_before_more_is_begun() {
     assert_eq!(core.take(now), Some(other));
 }
 
+/// In which order these are taken at this second after a token was issued for 1000: the resource that
+/// holds it, to which `change` happens, and a new one that comes after that.
+fn order_at(
+    now: i64,
+    change: impl FnOnce(&mut Core, &Credential) -> Vec<Name>,
+) -> [Option<&'static str>; 2] {
+    let second = |s| Timestamp::from_second(s).unwrap();
+    let mut core = Core::new(policy(), BOUNDS);
+    core.all_listed();
+    core.lead();
+    let token = TokenStatus {
+        issued_at: MicroTime(second(0)),
+        expires_at: MicroTime(second(1000)),
+        renewal_time: MicroTime(second(600)),
+        scope: None,
+        sha256: None,
+    };
+    let status = ServiceNowCredentialStatus {
+        observed_generation: Some(1),
+        token: Some(token),
+        ..ServiceNowCredentialStatus::default()
+    };
+    let held = Credential {
+        status: status.into(),
+        ..sound(&Name::new("team-a", "held"))
+    };
+    let woken = core.store.apply(held.clone());
+    core.wake(woken);
+    let woken = change(&mut core, &held);
+    core.wake(woken);
+    let woken = core.store.apply(credential(&Name::new("team-a", "new")));
+    core.wake(woken);
+    [0; 2].map(|_| {
+        let name = core.take(second(now))?;
+        Some(if name == held.name { "held" } else { "new" })
+    })
+}
+
 #[test]
 fn a_renewal_that_waits_until_less_than_a_tenth_is_left_goes_before_new_resources() {
-    let [renewal, new] = ["renewal", "new"].map(|name| Name::new("team-a", name));
-    let second = |s| Timestamp::from_second(s).unwrap();
-    let order_at = |now| {
-        let mut core = Core::new(policy(), BOUNDS);
-        core.all_listed();
-        core.lead();
-        let token = TokenStatus {
-            issued_at: MicroTime(second(0)),
-            expires_at: MicroTime(second(1000)),
-            renewal_time: MicroTime(second(600)),
-            scope: None,
-            sha256: None,
-        };
-        let status = ServiceNowCredentialStatus {
-            token: Some(token),
-            ..ServiceNowCredentialStatus::default()
-        };
-        let waiting = Credential {
-            status: status.into(),
-            ..credential(&renewal)
-        };
-        for credential in [waiting, credential(&new)] {
-            let woken = core.store.apply(credential);
-            core.wake(woken);
-        }
-        [core.take(second(now)), core.take(second(now))]
+    let nothing = |_: &mut Core, _: &Credential| Vec::new();
+    assert_eq!(order_at(900, nothing), [Some("new"), Some("held")]);
+    assert_eq!(order_at(901, nothing), [Some("held"), Some("new")]);
+}
+
+#[test]
+fn whoever_was_changed_or_lost_its_secret_does_not_wait_behind_new_resources() {
+    let lost = |core: &mut Core, held: &Credential| {
+        let target = held.target_secret().unwrap();
+        core.store.secrets.deleted(&target, "7")
     };
-    assert_eq!(order_at(900), [Some(new.clone()), None]);
-    assert_eq!(order_at(901), [Some(renewal), Some(new)]);
+    assert_eq!(order_at(700, lost), [Some("held"), Some("new")]);
+    let changes: [fn(&mut Credential); 3] = [
+        |held| held.generation = 2,
+        |held| held.deleting = true,
+        |held| held.renew_request = Some("now".to_owned()),
+    ];
+    for change in changes {
+        let changed = |core: &mut Core, held: &Credential| {
+            let mut held = held.clone();
+            held.resource_version = "2".to_owned();
+            change(&mut held);
+            core.store.apply(held)
+        };
+        assert_eq!(order_at(700, changed), [Some("held"), Some("new")]);
+    }
 }
 
 #[test]

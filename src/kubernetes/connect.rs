@@ -29,18 +29,22 @@ use crate::redact::one_line;
 /// unless another is named, or inside a cluster as the pod's ServiceAccount. The error is a sentence
 /// for a person, and so is that of a request without an answer.
 pub async fn connect(context: Option<&str>) -> Result<Client, String> {
-    let mut config = configuration(context).await?;
-    // A list or watch on a connection that died silently ends, and begins anew. The API server
-    // itself ends a watch after 290 seconds, as kube asks it to.
-    config.read_timeout = Some(Duration::from_secs(320));
-    config.reset_reader_on_write = true;
-    client(config)
+    client(timed(configuration(context).await?))
 }
 
-/// Connects as [`connect`] does without a context, for requests each of which its caller gives up in
-/// time: a timeout on every read costs a system call and two wakes each time.
-pub async fn connect_untimed() -> Result<Client, String> {
-    client(configuration(None).await?)
+/// Connects as [`connect`] does without a context, and a second time for requests each of which its
+/// caller gives up in time: a timeout on every read costs a system call and two wakes each time.
+pub async fn connect_twice() -> Result<(Client, Client), String> {
+    let config = configuration(None).await?;
+    Ok((client(timed(config.clone()))?, client(config)?))
+}
+
+/// A list or watch on a connection that died silently ends, and begins anew. The API server itself
+/// ends a watch after 290 seconds, as kube asks it to.
+fn timed(mut config: Config) -> Config {
+    config.read_timeout = Some(Duration::from_secs(320));
+    config.reset_reader_on_write = true;
+    config
 }
 
 async fn configuration(context: Option<&str>) -> Result<Config, String> {

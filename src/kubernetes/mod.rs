@@ -15,7 +15,7 @@ mod store_tests;
 pub mod watch;
 
 pub use act::Cluster;
-pub use connect::{connect, connect_untimed};
+pub use connect::{connect, connect_twice};
 pub use lease::{Fence, LeaseObject, LeaseWrite};
 pub use objects::{Objects, Relist};
 pub use references::{ReferencesRead, SharedClient, read_references};

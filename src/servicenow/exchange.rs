@@ -5,7 +5,10 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::token::AccessToken;
-use crate::decide::{Class, Failure, Name, renewal::Validity};
+use crate::decide::{
+    Class, Failure, Name,
+    renewal::{Validity, plus},
+};
 
 /// A token in memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +97,8 @@ impl Urgency {
     /// The first moment, in the microseconds that times are kept in, at which the renewal of a token
     /// of this validity is urgent: less than a tenth of its lifetime is left.
     pub fn presses_from(validity: Validity) -> Timestamp {
-        validity.expires_at - validity.lifetime() / 10 + SignedDuration::from_micros(1)
+        let tenth = validity.lifetime() / 10;
+        plus(validity.expires_at - tenth, SignedDuration::from_micros(1))
     }
 
     /// The urgency of a resource with a token of this validity, or with none yet.
