@@ -54,7 +54,7 @@ pub(super) struct RunArgs {
     )]
     allowed_hosts: String,
 
-    /// Resources reconciled at once; half of the places are for renewals in good time at most.
+    /// Resources reconciled at once; renewals in good time take half of the places at most.
     #[arg(long, env = "SNOWCRED_CONCURRENCY", default_value = "32", value_name = "N", value_parser = at_least_one)]
     concurrency: usize,
 

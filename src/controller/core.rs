@@ -157,11 +157,11 @@ impl Core {
     /// be followed by [`Core::finish`].
     pub fn take(&mut self, now: Timestamp) -> Option<Name> {
         self.now = now;
-        if self.is_working() && !std::mem::replace(&mut self.restored, true) {
-            self.restore_holds(now);
-        }
         if !self.is_working() {
             return None;
+        }
+        if !std::mem::replace(&mut self.restored, true) {
+            self.restore_holds(now);
         }
         let due = self.queue.due(now);
         self.wake(due);
@@ -230,7 +230,7 @@ impl Core {
                 let presses = Urgency::presses_from(validity);
                 self.queue.schedule(&name, Some(presses));
             }
-            if credential.is_some_and(|credential| self.is_awaited(credential)) {
+            if credential.is_some_and(|c| c.is_awaited(self.seen(c.target_secret()))) {
                 urgency = urgency.min(Urgency::New);
             }
             if self.pending.contains_key(&name) {
@@ -240,15 +240,8 @@ impl Core {
         }
     }
 
-    /// Somebody waits for it, whatever its token has left: they changed it, or its Secret is gone.
-    fn is_awaited(&self, credential: &Credential) -> bool {
-        let (status, request) = (&credential.status, &credential.renew_request);
-        status.observed_generation != Some(credential.generation)
-            || credential.deleting
-            || request.is_some() && *request != status.handled_renew_request
-            || credential
-                .target_secret()
-                .is_some_and(|target| *self.store.secrets.seen(&target) == Seen::Absent)
+    fn seen(&self, secret: Option<Name>) -> &Seen {
+        secret.map_or(&Seen::Unknown, |secret| self.store.secrets.seen(&secret))
     }
 
     /// Wakes those who are concerned by what a resource has read or written.
@@ -398,8 +391,6 @@ impl Core {
         let credential = &*self.subject(name, round)?;
         let fallback = Memory::default();
         let memory = self.memories.get(name).map_or(&fallback, |kept| &kept.1);
-        let seen =
-            |secret: Option<Name>| secret.map_or(&Seen::Unknown, |s| self.store.secrets.seen(&s));
         let mut references = ByRole::default();
         for (role, kind, object) in credential.references() {
             references[role as usize] = Some(self.store.objects(kind).seen(&object));
@@ -417,11 +408,11 @@ impl Core {
         let origin_is_held = origin.is_some_and(|origin| self.broker.hold(origin).is_some());
         let hold = origin.and_then(|origin| self.broker.hold_for(name, origin, now).cloned());
         let (target, written) = (credential.target_secret(), credential.written_secret());
-        let target_seen = seen(target.clone());
+        let target_seen = self.seen(target.clone());
         let previous_seen = if target == written {
             target_seen
         } else {
-            seen(written)
+            self.seen(written)
         };
         Some(decide(&Observed {
             now,

@@ -297,6 +297,20 @@ impl Credential {
         })
     }
 
+    /// A renewal was asked for by the annotation, and has not been acted on.
+    pub fn asks_for_renewal(&self) -> bool {
+        self.renew_request.is_some() && self.renew_request != self.status.handled_renew_request
+    }
+
+    /// Somebody waits for it, whatever its token has left: they changed it, or its target Secret, as
+    /// seen, is gone.
+    pub fn is_awaited(&self, target: &Seen) -> bool {
+        self.status.observed_generation != Some(self.generation)
+            || self.deleting
+            || self.asks_for_renewal()
+            || *target == Seen::Absent
+    }
+
     /// The Secret that the spec names as its target.
     pub fn target_secret(&self) -> Option<Name> {
         let spec = self.spec.as_ref().ok()?;

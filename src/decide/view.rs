@@ -575,9 +575,7 @@ fn judged<'a>(o: &Observed<'a>, basis: Basis) -> Option<&'a Judged> {
 fn is_forced(o: &Observed<'_>) -> bool {
     let request = o.credential.renew_request.as_ref();
     let known = o.memory.renew_request.as_ref().map(|(value, _)| value);
-    request.is_some()
-        && request == known
-        && request != o.credential.status.handled_renew_request.as_ref()
+    request == known && o.credential.asks_for_renewal()
 }
 
 /// The validity that a status records.
