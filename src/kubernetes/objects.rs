@@ -21,8 +21,8 @@ struct Named {
     /// In order. Most objects have one, for whom a tree's node is ten times too large.
     users: Vec<Name>,
     seen: Seen,
-    /// The resourceVersion at which it was last deleted: a read may have been answered before that,
-    /// and be heard of after it.
+    /// The resourceVersion at which it was last deleted, or the last known of it where a list did not
+    /// hold it any more: a read may have been answered before that, and be heard of after it.
     gone: Option<Box<str>>,
     /// The relist that was under way, or the last one, when it was first named.
     since: u64,
@@ -178,7 +178,9 @@ impl Objects {
         let mut woken = BTreeSet::new();
         for (object, named) in &mut self.named {
             if relist.covers(object) && named.since < relist.begun && named.seen != Seen::Absent {
-                named.seen = Seen::Absent;
+                if let Seen::Present(last) = std::mem::replace(&mut named.seen, Seen::Absent) {
+                    named.gone = Some(last.resource_version.into());
+                }
                 woken.extend(named.users.iter().cloned());
             }
         }

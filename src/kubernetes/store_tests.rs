@@ -168,6 +168,17 @@ fn a_read_that_comes_after_the_news_of_the_deletion_brings_nothing_back() {
 }
 
 #[test]
+fn a_read_that_comes_after_a_list_without_the_object_brings_nothing_back() {
+    let mut store = store([credential("a", "a", 1)]);
+    let client = name("client");
+    store.secrets.applied(&client, version("u", 5));
+    let relist = store.begin_relist(None);
+    assert_eq!(store.secrets.end_relist(&relist), [name("a")]);
+    assert_eq!(store.secrets.read(&client, Some(version("u", 5))), []);
+    assert_eq!(store.secrets.seen(&client), &Seen::Absent);
+}
+
+#[test]
 fn a_relist_removes_what_is_gone_and_not_what_was_first_named_meanwhile() {
     let mut store = store([credential("a", "a-token", 1)]);
     let seen = |store: &Store, secret| store.secrets.seen(&name(secret)).clone();
