@@ -79,7 +79,8 @@ impl Fleet {
         };
         let clients = (0..shape.clients).map(|number| fleet.put_client(NAMESPACE, number));
         all(clients).await;
-        let resources = (0..shape.resources).map(|number| fleet.put_resource(NAMESPACE, number));
+        let resources = (0..shape.resources)
+            .map(|number| fleet.put_resource(NAMESPACE, number, number % shape.clients));
         all(resources).await;
         fleet
     }
@@ -113,6 +114,15 @@ impl Fleet {
         self.create::<Secret>(namespace, secret).await;
     }
 
+    /// Lets every token that is issued from now on live for so long.
+    pub(crate) fn set_lifetime(&mut self, lifetime: Duration) {
+        self.shape.lifetime = lifetime;
+        for number in 0..self.shape.clients {
+            let id = client_id(number);
+            self.instance.update_client(&id, |c| c.lifetime = lifetime);
+        }
+    }
+
     /// Creates Secrets that no resource names.
     pub(crate) async fn put_others(&self, namespace: &str, count: usize) {
         let data = json!({"key": "of somebody else, who does something else with it"});
@@ -124,13 +134,13 @@ impl Fleet {
         all(put).await;
     }
 
-    /// Creates a resource.
-    pub(crate) async fn put_resource(&self, namespace: &str, number: usize) {
+    /// Creates a resource of a client.
+    pub(crate) async fn put_resource(&self, namespace: &str, number: usize, client: usize) {
         let resource = json!({
             "metadata": {"name": resource_name(number), "labels": {"shard": shard(number)}},
             "spec": {
                 "instance": self.instance.origin(),
-                "client": {"secretRef": {"name": client_name(number % self.shape.clients)}},
+                "client": {"secretRef": {"name": client_name(client)}},
                 "renewal": {"renewBeforePercentage": self.shape.renew_before},
             },
         });

@@ -110,7 +110,13 @@ async fn of_two_resources_with_one_target_the_first_keeps_it_and_the_other_wakes
     let message = scene.await_failure("second", "TargetConflict").await;
     assert!(message.contains("\"first\""), "{message}");
     assert_eq!(scene.token("shared").await.unwrap(), token);
+    let uid = async || scene.secret("shared").await?.metadata.uid;
+    let firsts = uid().await;
     scene.delete("first").await;
+    eventually("the first one's Secret goes with it", async || {
+        (uid().await != firsts).then_some(())
+    })
+    .await;
     scene
         .await_condition("second", "Ready", "True", "TokenValid")
         .await;
