@@ -333,7 +333,7 @@ impl Run {
         let client @ (instance, number) = self.plan.clients[resource];
         let spec = spec(instance, number, self.plan.margins[resource].clone());
         self.cluster.create(&who, spec, self.now);
-        self.promises.give(client);
+        self.promises.created(client);
         let until = (self.now + NOTICED).max(self.promises.blind_until) + CAUGHT_UP;
         self.promises
             .resources

@@ -83,6 +83,8 @@ pub struct Ledger {
     refusals: Vec<Micros>,
     /// Its last answer was one.
     refused: bool,
+    /// Whoever was refused last was killed: the status of its resource alone tells of it.
+    forgotten: bool,
 }
 
 /// More than this is never given.
@@ -168,6 +170,25 @@ impl Promises {
         *forced = (*forced + 1).min(MOST_CREDIT);
     }
 
+    /// A resource of this client is created. With the one that was there before it, the last of the
+    /// client, all that told of its refusals may have gone.
+    pub fn created(&mut self, client: (usize, usize)) {
+        self.give(client);
+        for (of, ledger) in &mut self.ledgers {
+            if (of.0, of.1) == client && ledger.forgotten {
+                ledger.refusals.clear();
+            }
+        }
+    }
+
+    /// An operator was killed: what it had in memory is gone.
+    pub fn died(&mut self, sharing: bool) {
+        self.give_all(sharing);
+        for ledger in self.ledgers.values_mut() {
+            ledger.forgotten = true;
+        }
+    }
+
     /// One more request is due to each client of an instance.
     pub fn give_instance(&mut self, instance: usize) {
         for (of, ledger) in &mut self.ledgers {
@@ -183,7 +204,7 @@ impl Promises {
         ledgers.any(|(of, ledger)| (of.0, of.1) == client && ledger.refused)
     }
 
-    /// An operator was killed, or its clock was set: one more for each client.
+    /// One more request is due to each client: an operator was killed, or its clock was set.
     pub fn give_all(&mut self, sharing: bool) {
         for ledger in self.ledgers.values_mut() {
             ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
@@ -242,6 +263,7 @@ impl Promises {
         let ledger = self.ledgers.entry(client).or_default();
         ledger.refusals.push(now);
         ledger.refused = true;
+        ledger.forgotten = false;
         ledger.refusals.retain(|at| now - at < HOUR);
         if ledger.credit > 0 && ledger.refusals.len() > 10 {
             ledger.credit -= 1;
