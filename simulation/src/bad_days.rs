@@ -142,8 +142,8 @@ impl Run {
             self.promises.forget_refusals();
         }
         // What seems due is asked for, and what was kept until its expiry is learned anew.
-        self.promises.give_all(self.plan.sharing);
-        self.promises.give_all(self.plan.sharing);
+        self.promises.give_all();
+        self.promises.give_all();
         self.promises
             .everything
             .extend(self.now + NOTICED + CAUGHT_UP);
@@ -156,7 +156,7 @@ impl Run {
     /// The operator's loop goes round, and sees that the clock was set.
     pub(crate) fn clock_set(&mut self, by: Micros) -> Done {
         // What was told between the two is set back too.
-        self.promises.give_all(self.plan.sharing);
+        self.promises.give_all();
         for index in 0..2 {
             let epoch = self.epochs[index];
             if let Some(operator) = self.operators[index].as_mut() {

@@ -171,7 +171,7 @@ impl Run {
         }
         let operators = self.operators.iter().flatten();
         let mut cores = operators.map(|operator| &operator.core);
-        cores.all(|core| core.queue.running() == 0 && !core.queue.is_ready())
+        cores.all(|core| !core.queue.is_busy())
     }
 
     /// Resources whose token falls due within so long, by their statuses.

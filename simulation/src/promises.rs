@@ -181,11 +181,14 @@ impl Promises {
         }
     }
 
-    /// An operator was killed: what it had in memory is gone.
-    pub fn died(&mut self, sharing: bool) {
-        self.give_all(sharing);
+    /// An operator was killed: what it had in memory is gone, and what it could not write, too.
+    pub fn died(&mut self, unwritten: bool) {
+        self.give_all();
         for ledger in self.ledgers.values_mut() {
             ledger.forgotten = true;
+            if unwritten {
+                ledger.refusals.clear();
+            }
         }
     }
 
@@ -205,14 +208,9 @@ impl Promises {
     }
 
     /// One more request is due to each client: an operator was killed, or its clock was set.
-    pub fn give_all(&mut self, sharing: bool) {
+    pub fn give_all(&mut self) {
         for ledger in self.ledgers.values_mut() {
             ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
-            // Each resource remembers how often it was refused; another with the same client asks
-            // for the first time.
-            if sharing {
-                ledger.refusals.clear();
-            }
         }
         self.alone.clear();
     }

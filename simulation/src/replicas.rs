@@ -67,7 +67,7 @@ impl Run {
         self.statistics.kills += 1;
         // What could not be written before it died is not remembered.
         let unwritten = self.promises.everything.until() > self.now;
-        self.promises.died(self.plan.sharing || unwritten);
+        self.promises.died(unwritten);
         if led {
             if !std::mem::replace(&mut self.leaderless, true) {
                 self.promises.everything.begin();

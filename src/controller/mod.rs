@@ -89,7 +89,10 @@ const NOTICED: SignedDuration = SignedDuration::from_secs(2);
 /// Clients and tokens that nobody uses any more leave the memory within this time.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// What is under way at a stop may take this long to end.
+/// An instance is waited for this long at a stop: whoever leads next asks the others meanwhile.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What is being written at a stop may take this long to end.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 
 /// What the parts of a controller are made of.
@@ -177,12 +180,14 @@ impl Controller {
             let next = self.spawn_ready(&mut work, stopping.is_some());
             let mut pause = self.until(next);
             if let Some(since) = stopping {
-                let waiting = self.with_core(|core| core.queue.is_ready());
-                let left = STOP_WITHIN.saturating_sub(since.elapsed());
-                if (work.is_empty() && !waiting) || left.is_zero() {
+                let busy = self.with_core(|core| core.queue.is_busy());
+                let left = |within: Duration| within.saturating_sub(since.elapsed());
+                let (answers, all) = (left(ANSWERS_WITHIN), left(STOP_WITHIN));
+                let ended = !busy && (work.is_empty() || answers.is_zero());
+                if ended || all.is_zero() {
                     return Ok(());
                 }
-                pause = pause.min(left);
+                pause = pause.min(if answers.is_zero() { all } else { answers });
             }
             tokio::select! {
                 () = &mut stop, if stopping.is_none() => {
@@ -287,7 +292,7 @@ impl Controller {
         let answer = answer.unwrap_or_else(|_| Err(panicked("trying a token out")));
         let probed = judge_probe(&probe.path, answer.as_ref());
         let now = self.clock.now();
-        self.with_core(|core| core.probed(probe, probed, now));
+        self.with_core(|core| core.probed(key.origin(), probe, probed, now));
         self.changed.notify_one();
     }
 

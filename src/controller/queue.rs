@@ -134,9 +134,9 @@ impl Queue {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Whether a name waits for its turn.
-    pub fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
+    /// Whether a name has its turn, or waits for it.
+    pub fn is_busy(&self) -> bool {
+        self.running > 0 || !self.ready.is_empty()
     }
 
     /// From now on nothing begins by itself: what is ready and every timer is forgotten, and only

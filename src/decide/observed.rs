@@ -11,13 +11,16 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use sha2::{Digest, Sha256};
 
 use super::{
     Class, Failure, Transition,
+    backoff::LONGEST_WAIT,
+    failure::class_of,
     ownership::TargetObject,
     probes::Probes,
+    renewal::plus,
     restarts::{Restarted, Unrestarted},
     template,
 };
@@ -54,6 +57,20 @@ impl CheckedSpec {
     /// What decides how an attempt ends: a change of it ends the wait after a failure.
     pub(super) fn attempt(&self) -> Basis {
         self.0.attempt
+    }
+
+    /// Whether a token for the one is a token for the other, if the objects that both refer to by these
+    /// names are the same.
+    pub fn asks_like(&self, other: &Self) -> bool {
+        let asked = |spec: &Self| ServiceNowCredentialSpec {
+            target: None,
+            renewal: None,
+            verify: None,
+            restart: Vec::new(),
+            suspend: None,
+            ..spec.0.spec.clone()
+        };
+        asked(self) == asked(other)
     }
 
     /// The objects that it refers to, each role at most once and in the order of the roles.
@@ -297,6 +314,45 @@ impl Credential {
         })
     }
 
+    /// The failure on record, if it was met by this very spec and its wait was not over at `since`. No
+    /// wait is longer than an hour, and none begins in the future: what seems so was told by another
+    /// clock.
+    pub fn recorded_failure(&self, since: Timestamp, now: Timestamp) -> Option<&FailureStatus> {
+        let failure = self.status.failure.as_ref()?;
+        let same = self.status.observed_generation == Some(self.generation);
+        let longest = plus(now, LONGEST_WAIT);
+        let waits = |at: &MicroTime| at.0 > since && at.0 <= longest;
+        let waits = failure.retry_time.as_ref().is_some_and(waits);
+        (same && waits && failure.last_time.0 <= now).then_some(failure)
+    }
+
+    /// The failure on record, if another resource of the namespace that has read this client would
+    /// have met it too, as its key is the same.
+    pub fn failure_shared_with(
+        &self,
+        other: &Self,
+        client: &ClientRead,
+        now: Timestamp,
+    ) -> Option<&FailureStatus> {
+        // How often it failed is remembered for as long as the longest wait.
+        let failure = self.recorded_failure(now - LONGEST_WAIT, now)?;
+        let class = class_of(failure.reason.parse().ok()?);
+        let (Ok(spec), Ok(others)) = (&self.spec, &other.spec) else {
+            return None;
+        };
+        let mut deciding = self.references().filter(|(role, ..)| role.decides_token());
+        let as_read = deciding.all(|(role, kind, object)| {
+            let read = client.versions[role as usize].as_ref();
+            let mut observed = self.status.observed.iter();
+            observed.any(|o| {
+                let is_it = o.kind == kind.as_str() && *o.name == *object.name;
+                is_it && read.is_some_and(|read| read.is(&o.uid, &o.resource_version))
+            })
+        });
+        let shared = class.is_shared() && !class.is_of_origin();
+        (shared && as_read && spec.asks_like(others)).then_some(failure)
+    }
+
     /// A renewal was asked for by the annotation, and has not been acted on.
     pub fn asks_for_renewal(&self) -> bool {
         self.renew_request.is_some() && self.renew_request != self.status.handled_renew_request
@@ -427,6 +483,8 @@ pub struct Memory {
     pub untold: Option<Transition>,
     /// The clock was set back since the token with this beginning was recorded: its times are wrong.
     pub distrusted: Option<Timestamp>,
+    /// And since the failure of this moment was recorded: how long it is to be waited out is not known.
+    pub distrusted_wait: Option<Timestamp>,
     /// Workloads that are still to be restarted.
     pub unrestarted: Option<Unrestarted>,
     /// What was said of those that could not be; `None` until this process has restarted any.
@@ -438,9 +496,10 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The clock was set back by this much, and the token on record began at `issued_at`.
-    pub fn clock_set_back(&mut self, by: SignedDuration, issued_at: Option<Timestamp>) {
-        self.distrusted = issued_at;
+    /// The clock was set back by this much, with this status on record.
+    pub fn clock_set_back(&mut self, by: SignedDuration, status: &ServiceNowCredentialStatus) {
+        self.distrusted = status.token.as_ref().map(|token| token.issued_at.0);
+        self.distrusted_wait = status.failure.as_ref().map(|failure| failure.last_time.0);
         if let Some(remembered) = self.failure.as_mut().map(Arc::make_mut) {
             let failure = &mut remembered.failure;
             failure.last_time.0 -= by;

@@ -327,6 +327,7 @@ impl<'a> View<'a> {
             None if class == Some(Class::Held) => false,
             // Somebody has met the outage since: the broker keeps the wait.
             None if class == Some(Class::Outage) && self.o.origin_is_held => false,
+            None if self.o.memory.distrusted_wait == Some(failure.last_time.0) => false,
             None => {
                 let status = &self.o.credential.status;
                 status.observed_generation == Some(self.o.credential.generation)
@@ -481,7 +482,11 @@ impl<'a> View<'a> {
 
     /// Its place in the queue of its origin.
     pub(super) fn urgency(&self) -> Urgency {
-        Urgency::of(self.token.as_deref().map(validity_of), self.o.now)
+        let urgency = Urgency::of(self.token.as_deref().map(validity_of), self.o.now);
+        match self.o.credential.is_awaited(self.o.target_seen) {
+            true => urgency.min(Urgency::New),
+            false => urgency,
+        }
     }
 
     /// What is asked of the broker.

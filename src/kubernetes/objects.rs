@@ -78,7 +78,7 @@ impl Objects {
     }
 
     /// Those who name an object.
-    pub(super) fn users(&self, object: &Name) -> impl Iterator<Item = &Name> {
+    pub fn users(&self, object: &Name) -> impl Iterator<Item = &Name> {
         let named = self.named.get(object);
         named.into_iter().flat_map(|named| &named.users)
     }

@@ -24,7 +24,7 @@ use crate::{
     api::Reason,
     decide::{
         Failure, Name,
-        backoff::LONGEST_WAIT,
+        backoff::{Attempt, LONGEST_WAIT, retry_at},
         failure::Class,
         renewal::{next_allowed, plus},
     },
@@ -113,10 +113,7 @@ impl Broker {
     pub fn ask(&mut self, key: &Arc<SharingKey>, ask: Ask, now: Timestamp) {
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
         origin.asked_at = Some(now);
-        let state = self.keys.entry(key.clone()).or_insert_with(|| {
-            self.born += 1;
-            Box::new(KeyState::new(self.born))
-        });
+        let state = known_or_new(&mut self.keys, &mut self.born, key);
         state.waiters.insert(ask.name);
         if state.held.is_none() {
             state.known = newer(state.known.take(), ask.known);
@@ -163,12 +160,31 @@ impl Broker {
     }
 
     /// A resource goes to sleep over a failure that its whole origin shares, and is woken when that
-    /// is over, or to probe. Its token, if it has one, ends at `expires_at`.
-    pub fn tell_of_hold(&mut self, origin: &str, name: &Name, expires_at: Option<Timestamp>) {
+    /// is over, or to probe. Its token, if it has one, ends at `expires_at`: where that is near, an
+    /// outage is probed again sooner than whoever met it had to.
+    pub fn tell_of_hold(
+        &mut self,
+        origin: &str,
+        name: &Name,
+        expires_at: Option<Timestamp>,
+        now: Timestamp,
+    ) {
         if let Some(origin) = self.origins.get_mut(origin)
-            && origin.hold.is_some()
+            && let Some(hold) = &mut origin.hold
         {
             origin.told.insert(name.clone(), expires_at);
+            let attempt = Attempt {
+                class: hold.failure.class(),
+                count: hold.count,
+                retry_after: None,
+                expires_at,
+                random: 0.0,
+            };
+            if attempt.class == Class::Outage
+                && let Some(wanted) = retry_at(&attempt, now)
+            {
+                hold.retry_at = hold.retry_at.min(wanted);
+            }
         }
     }
 
@@ -204,6 +220,18 @@ impl Broker {
         let due = |origin: &&mut OriginState| origin.calls_at().is_some_and(|at| at <= now);
         let due = self.origins.values_mut().filter(due);
         due.filter_map(|origin| origin.call(now)).collect()
+    }
+
+    /// A failure that an earlier process met with this key, and that the status of somebody who has it
+    /// remembers.
+    pub fn restore_failure(&mut self, key: &Arc<SharingKey>, failure: SharedFailure) {
+        let state = known_or_new(&mut self.keys, &mut self.born, key);
+        state.failure = later(state.failure.take(), Some(failure));
+    }
+
+    /// Whether this process has asked with this key, of late.
+    pub fn is_known(&self, key: &SharingKey) -> bool {
+        self.keys.contains_key(key)
     }
 
     /// A rate limit that an earlier process met, and that a status remembers.
@@ -431,6 +459,17 @@ impl Broker {
                 || state.hold.as_ref().is_some_and(|hold| hold.retry_at > now)
         });
     }
+}
+
+fn known_or_new<'a>(
+    keys: &'a mut HashMap<Arc<SharingKey>, Box<KeyState>>,
+    born: &mut u64,
+    key: &Arc<SharingKey>,
+) -> &'a mut KeyState {
+    keys.entry(key.clone()).or_insert_with(|| {
+        *born += 1;
+        Box::new(KeyState::new(*born))
+    })
 }
 
 /// Takes a resource out of the waiting for a key, and the key out of the line if nobody is left.

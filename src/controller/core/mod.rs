@@ -3,7 +3,10 @@
 
 mod round;
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
@@ -12,13 +15,11 @@ pub use round::Round;
 
 use super::{Bounds, queue::Queue};
 use crate::{
-    api::Reason,
+    api::{FailureStatus, Reason},
     decide::{
         Credential, Failure, Memory, Name, Seen,
-        backoff::LONGEST_WAIT,
         observed::{Basis, ClientRead, Policy},
         probes::{Probe, Probes},
-        renewal::plus,
         validity_of,
     },
     kubernetes::Store,
@@ -36,10 +37,8 @@ pub struct Core {
     policy: Policy,
     memories: Memories,
     probes: Probes,
-    /// Probes that are to be sent.
-    unsent: Vec<(Arc<SharingKey>, Probe)>,
-    /// Probes under way.
-    probing: usize,
+    /// By origin: one that hangs holds up nobody else's.
+    trials: BTreeMap<String, Trials>,
     pending: HashMap<Name, Box<Pending>>,
     listed: bool,
     leading: bool,
@@ -63,6 +62,13 @@ struct Pending {
     basis: Option<Basis>,
 }
 
+/// The probes of one origin.
+#[derive(Default)]
+struct Trials {
+    unsent: VecDeque<(Arc<SharingKey>, Probe)>,
+    under_way: usize,
+}
+
 /// A fleet that begins to try its tokens out does not do it all at once.
 const PROBES_AT_ONCE: usize = 4;
 
@@ -80,8 +86,7 @@ impl Core {
             policy,
             memories: HashMap::default(),
             probes: Probes::default(),
-            unsent: Vec::new(),
-            probing: 0,
+            trials: BTreeMap::new(),
             pending: HashMap::default(),
             listed: false,
             leading: false,
@@ -130,24 +135,9 @@ impl Core {
     /// A rate limit outlives a restart: it holds those too whose status does not know of it.
     fn restore_holds(&mut self, now: Timestamp) {
         for credential in &self.store.all() {
-            let failure = credential.status.failure.as_ref();
-            let limited = failure.filter(|f| f.reason == Reason::RateLimited.as_str());
-            let (Some(origin), Some(failure)) = (origin_of(credential), limited) else {
-                continue;
-            };
-            // It was met by the spec of that generation, and none lasts longer than an hour.
-            let same = credential.status.observed_generation == Some(credential.generation);
-            let longest = plus(now, LONGEST_WAIT);
-            let stands = |at: Timestamp| same && at > now && at <= longest;
-            let retry = failure.retry_time.as_ref().filter(|at| stands(at.0));
-            if let Some(retry) = retry {
-                let hold = SharedFailure {
-                    failure: Failure::new(Reason::RateLimited, failure.message.clone()),
-                    count: failure.count,
-                    sent_at: failure.last_time.0,
-                    at: failure.last_time.0,
-                    retry_at: retry.0,
-                };
+            let limited = |f: &&FailureStatus| f.reason == Reason::RateLimited.as_str();
+            let wait = credential.recorded_failure(now, now).filter(limited);
+            if let (Some(origin), Some(hold)) = (origin_of(credential), wait.and_then(recorded)) {
                 self.broker.restore_hold(origin, hold);
             }
         }
@@ -165,8 +155,7 @@ impl Core {
         // What a standby has read was recorded by another clock.
         for credential in all.iter().filter(|_| self.leading) {
             let memory = memory_of(&mut self.memories, credential);
-            let token = credential.status.token.as_ref();
-            memory.clock_set_back(by, token.map(|token| token.issued_at.0));
+            memory.clock_set_back(by, &credential.status);
         }
         self.wake(all.iter().map(|credential| credential.name.clone()));
     }
@@ -211,16 +200,24 @@ impl Core {
 
     /// The probes that go out now. Each is to be followed by one [`Core::probed`].
     pub fn take_probes(&mut self) -> Vec<(Arc<SharingKey>, Probe)> {
-        let free = PROBES_AT_ONCE.saturating_sub(self.probing);
-        let rest = self.unsent.split_off(free.min(self.unsent.len()));
-        let now = std::mem::replace(&mut self.unsent, rest);
-        self.probing += now.len();
+        let mut now = Vec::new();
+        for trials in self.trials.values_mut() {
+            let free = PROBES_AT_ONCE.saturating_sub(trials.under_way);
+            let go = free.min(trials.unsent.len());
+            trials.under_way += go;
+            now.extend(trials.unsent.drain(..go));
+        }
         now
     }
 
-    /// What came of a probe.
-    pub fn probed(&mut self, probe: &Probe, probed: Probed, now: Timestamp) {
-        self.probing = self.probing.saturating_sub(1);
+    /// What came of a probe at this origin.
+    pub fn probed(&mut self, origin: &str, probe: &Probe, probed: Probed, now: Timestamp) {
+        if let Some(trials) = self.trials.get_mut(origin) {
+            trials.under_way = trials.under_way.saturating_sub(1);
+            if trials.under_way == 0 && trials.unsent.is_empty() {
+                self.trials.remove(origin);
+            }
+        }
         let woken = self.probes.done(probe, probed, now);
         self.wake(woken);
     }
@@ -253,6 +250,18 @@ fn memory_of<'a>(memories: &'a mut Memories, credential: &Credential) -> &'a mut
         *memory = Memory::default();
     }
     memory
+}
+
+/// A failure of an instance as a status remembers it.
+fn recorded(failure: &FailureStatus) -> Option<SharedFailure> {
+    let at = failure.last_time.0;
+    Some(SharedFailure {
+        failure: Failure::new(failure.reason.parse().ok()?, failure.message.clone()),
+        count: failure.count,
+        sent_at: at,
+        at,
+        retry_at: failure.retry_time.as_ref()?.0,
+    })
 }
 
 fn origin_of(credential: &Credential) -> Option<&str> {

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Core, Pending, memory_of, origin_of};
+use super::{Core, Pending, memory_of, origin_of, recorded};
 use crate::{
     api::Reason,
     decide::{
         Credential, Failure, Memory, Name, Observed, Outcome, Seen, Settle, Step, Wish, abandon,
         decide, fail,
         failure::class_of,
-        observed::{Basis, ByRole, CheckedSpec, ClientRead, WriteOutcome},
+        observed::{Basis, ByRole, CheckedSpec, ClientRead, Role, WriteOutcome},
         ownership::TargetObject,
         probes::Wait,
         restarts::Restarted,
@@ -114,6 +114,9 @@ impl Core {
             return self.observe(name, round, now, |observed| abandon(observed).into());
         }
         let mut step = self.observe(name, round, now, decide)?;
+        if matches!(step, Step::Ask(_)) && self.restore_failure(name, round, now) {
+            step = self.observe(name, round, now, decide)?;
+        }
         if let Step::Ask(wish) = step {
             self.ask(name, round, *wish, now);
             step = self.observe(name, round, now, decide)?;
@@ -136,6 +139,37 @@ impl Core {
         Some(step)
     }
 
+    /// What an earlier process met with a key outlives a restart for all who have it, whoever's status
+    /// remembers it. Returns whether there is such a failure.
+    fn restore_failure(&mut self, name: &Name, round: &Round, now: Timestamp) -> bool {
+        let (Some(Ok((key, client))), Some(subject)) = (&round.client, self.subject(name, round))
+        else {
+            return false;
+        };
+        let mut references = subject.references();
+        let Some((_, kind, secret)) = references.find(|(role, ..)| *role == Role::Client) else {
+            return false;
+        };
+        if self.broker.is_known(key) {
+            return false;
+        }
+        let others = self.store.objects(kind).users(&secret);
+        let others = others.filter(|other| *other != name);
+        let others = others.filter_map(|other| self.store.get(other));
+        let failures = others.filter_map(|other| {
+            let memory = self.memories.get(&other.name);
+            let distrusted = memory.and_then(|kept| kept.1.distrusted_wait);
+            let failure = other.failure_shared_with(&subject, client, now)?;
+            (distrusted != Some(failure.last_time.0)).then_some(failure)
+        });
+        let failures: Vec<_> = failures.filter_map(recorded).collect();
+        let any = !failures.is_empty();
+        for failure in failures {
+            self.broker.restore_failure(key, failure);
+        }
+        any
+    }
+
     /// A resource is about to sleep over a failure that it shares. What ends that wakes it from this
     /// moment on, while its status is being written too.
     fn tell(&mut self, name: &Name, round: &Round, settle: &Settle) {
@@ -152,7 +186,7 @@ impl Core {
         {
             let token = subject.status.token.as_ref();
             let expires_at = token.map(|token| token.expires_at.0);
-            self.broker.tell_of_hold(origin, name, expires_at);
+            self.broker.tell_of_hold(origin, name, expires_at, self.now);
         }
     }
 
@@ -374,7 +408,10 @@ impl Core {
         let client = round.client.and_then(Result::ok);
         if let (Some(probe), Some((key, _))) = (probe, &client) {
             match self.probes.wait(&probe, name, self.now) {
-                Wait::First => self.unsent.push((key.clone(), probe)),
+                Wait::First => {
+                    let trials = self.trials.entry(key.origin().to_owned()).or_default();
+                    trials.unsent.push_back((key.clone(), probe));
+                }
                 Wait::WithOthers => {}
                 Wait::Over => self.wake([name.clone()]),
             }

@@ -337,6 +337,22 @@ fn a_wait_that_was_recorded_by_a_clock_set_back_since_is_not_waited_out() {
 }
 
 #[test]
+fn a_wait_on_record_that_a_clock_was_set_back_amid_is_not_prolonged_by_it() {
+    let scene = refused(5, 1200, 1680).ended().restarted().at(1600);
+    assert_eq!(scene.clone().end().wake, Some(at(1680)));
+    let mut set_back = scene.at(1300);
+    let status = set_back.credential.status.clone();
+    set_back.memory.clock_set_back(seconds(300), &status);
+    assert!(set_back.wants_to_read_client());
+}
+
+#[test]
+fn a_resource_that_lost_its_secret_queues_with_the_new_ones() {
+    let scene = Scene::synced().restarted().at(700).target_deleted();
+    assert_eq!(scene.reads_client().asks().urgency, Urgency::New);
+}
+
+#[test]
 fn another_client_begins_anew() {
     let scene = refused(5, 1200, 1680).ended().client_changed(11);
     let mut scene = scene.at(1300).reads_client();

@@ -264,6 +264,34 @@ fn a_rate_limit_outlives_a_restart_for_those_who_did_not_know_of_it() {
 }
 
 #[test]
+fn a_refusal_outlives_a_restart_for_those_with_the_same_client_who_did_not_know_of_it() {
+    let mut world = World::with(&["a", "b"]);
+    world.change("b", |spec| {
+        let renewal = spec.renewal.get_or_insert_default();
+        renewal.renew_before_percentage = Some(10);
+    });
+    world.run_until(10);
+    always(&mut world, |_| Err(refused()));
+    world.run_until(1520);
+    assert_eq!(world.synced("a"), is("False", Reason::AccessDenied));
+    assert_eq!(world.synced("b"), is("True", Reason::TokenSynced));
+    let wait = world.status("a").failure.clone().unwrap();
+    let retry = wait.retry_time.unwrap().0;
+    let due = world.status("b").token.clone().unwrap().renewal_time.0;
+    assert!(due < retry, "{due} {retry}");
+    let before = world.requests.len();
+    world.restart();
+    let wait_is_over = retry.duration_since(at(0)).as_secs();
+    world.run_until(wait_is_over - 1);
+    assert_eq!(world.requests.len(), before);
+    assert_eq!(world.synced("b"), is("False", Reason::AccessDenied));
+    world.run_until(wait_is_over + 3);
+    assert_eq!(world.requests.len(), before + 1, "one for both");
+    let count = |world: &World, name| world.status(name).failure.clone().unwrap().count;
+    assert_eq!([count(&world, "a"), count(&world, "b")], [wait.count + 1; 2]);
+}
+
+#[test]
 fn a_status_that_could_not_be_written_is_written_later() {
     let mut world = World::with(&["a"]);
     world.statuses_fail = true;

@@ -65,7 +65,7 @@ fn a_person_gets_through_a_rate_limit_and_success_lifts_it_for_all() {
     let mut desk = Desk::new();
     desk.ask_and(at(0), limited(Some(600)));
     let origin = desk.key.origin().to_owned();
-    desk.broker.tell_of_hold(&origin, &name("asleep"), None);
+    desk.broker.tell_of_hold(&origin, &name("asleep"), None, at(1));
     let ask = Ask {
         forced: true,
         ..wish("b")
@@ -144,9 +144,9 @@ fn one_of_those_who_sleep_is_called_to_probe_and_the_others_leave_it_to_it() {
     let origin = desk.key.origin().to_owned();
     let [far, near, new] = ["far", "near", "new"].map(name);
     desk.broker.leave(&name("a"));
-    desk.broker.tell_of_hold(&origin, &far, Some(at(900)));
-    desk.broker.tell_of_hold(&origin, &near, Some(at(90)));
-    desk.broker.tell_of_hold(&origin, &new, None);
+    desk.broker.tell_of_hold(&origin, &far, Some(at(900)), at(0));
+    desk.broker.tell_of_hold(&origin, &near, Some(at(90)), at(0));
+    desk.broker.tell_of_hold(&origin, &new, None, at(0));
     let waits = |desk: &Desk, who: &Name, now| desk.broker.hold_for(who, &origin, now).is_some();
     assert!(waits(&desk, &near, ms(999)));
     assert_eq!(desk.broker.next_dispatch(at(0)), Some(at(1)));
@@ -190,9 +190,32 @@ fn the_expiry_of_one_who_sleeps_makes_the_probes_denser() {
     let origin = desk.key.origin().to_owned();
     let asleep = name("asleep");
     desk.broker
-        .tell_of_hold(&origin, &asleep, Some(at(now + 40)));
+        .tell_of_hold(&origin, &asleep, Some(at(now + 40)), at(now));
     desk.ask_and(at(now), failure(Reason::InstanceUnavailable));
     assert_eq!(desk.wait(at(now)), 4);
+}
+
+#[test]
+fn an_outage_is_probed_sooner_when_somebody_joins_it_whose_token_ends_sooner() {
+    let mut desk = Desk::new();
+    for minute in 0..10 {
+        desk.ask_and(at(minute * 60), failure(Reason::InstanceUnavailable));
+    }
+    let origin = desk.key.origin().to_owned();
+    let retry = |desk: &Desk| desk.broker.hold(&origin).unwrap().retry_at;
+    assert_eq!(retry(&desk), at(600));
+    let tell = |desk: &mut Desk, who, expiry| {
+        let told = (&origin, &name(who), Some(expiry), at(545));
+        desk.broker.tell_of_hold(told.0, told.1, told.2, told.3);
+    };
+    tell(&mut desk, "near", at(575));
+    assert_eq!(retry(&desk), at(548), "a tenth of what is left");
+    tell(&mut desk, "far", at(2000));
+    assert_eq!(retry(&desk), at(548));
+    let mut desk = Desk::new();
+    desk.ask_and(at(500), limited(Some(100)));
+    tell(&mut desk, "near", at(575));
+    assert_eq!(retry(&desk), at(600), "a rate limit stands");
 }
 
 #[test]
