@@ -437,8 +437,8 @@ impl<'a> View<'a> {
         self.forced_since().is_some_and(|since| sent_at < since)
     }
 
-    /// The instance has failed this resource since, as it is: a token from before is no success.
-    fn has_failed_since(&self, sent_at: Timestamp) -> bool {
+    /// The instance has failed this resource since, as it is: an answer from before is no success.
+    fn has_failed_since(&self, answered_at: Timestamp) -> bool {
         let credential = self.o.credential;
         let same = match &self.o.memory.failure {
             Some(_) => self.has_failed_like_this(),
@@ -447,7 +447,7 @@ impl<'a> View<'a> {
         let failed = self.last_failure().is_some_and(|failure| {
             let class = failure.reason.parse().ok().map(class_of);
             // What seems to come from the future was told by another clock.
-            let since = sent_at < failure.last_time.0 && failure.last_time.0 <= self.o.now;
+            let since = answered_at < failure.last_time.0 && failure.last_time.0 <= self.o.now;
             class.is_some_and(Class::is_shared) && since
         });
         same && failed
@@ -459,7 +459,7 @@ impl<'a> View<'a> {
         if held.validity.expires_at <= now
             || held.validity.is_from_the_future(now)
             || self.is_older_than_force(held.sent_at)
-            || self.has_failed_since(held.sent_at)
+            || self.has_failed_since(held.at)
         {
             return false;
         }

@@ -23,6 +23,8 @@ pub struct Held {
     pub validity: Validity,
     /// When the request was sent that last brought it.
     pub sent_at: Timestamp,
+    /// When the answer to it was in.
+    pub at: Timestamp,
     /// The instance gave the same token without moving its expiry: it keeps tokens until they
     /// expire, and asking earlier gains nothing.
     pub kept: bool,

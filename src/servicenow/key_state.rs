@@ -112,6 +112,7 @@ impl KeyState {
         if let Some(held) = self.held.as_mut().map(Arc::make_mut) {
             held.validity = held.validity.set_back(by);
             held.sent_at -= by;
+            held.at -= by;
         }
         if let Some(known) = &mut self.known {
             known.validity = known.validity.set_back(by);
@@ -251,6 +252,7 @@ impl KeyState {
             scope: answer.scope,
             validity,
             sent_at,
+            at: now,
             kept,
         }))
     }

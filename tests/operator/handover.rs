@@ -71,6 +71,27 @@ async fn what_was_asked_for_when_the_leader_is_stopped_is_written_before_the_nex
 }
 
 #[tokio::test]
+async fn an_instance_that_hangs_does_not_keep_a_leader_that_is_stopped_from_giving_way() {
+    let scene = Scene::new(Duration::from_secs(1800)).await;
+    let mut leader = Operator::start(&replica(&scene)).await;
+    until_it_leads(&leader).await;
+    let standby = Operator::start(&replica(&scene)).await;
+    // Longer than an answer is waited for at a stop, and shorter than a write.
+    scene
+        .instance
+        .set_fault(Some(Fault::Delay(Duration::from_secs(5))));
+    scene.create("itsm", scene.spec()).await;
+    scene.instance.wait_for_token_requests(1).await;
+    let (ended, _) = leader.stop().await;
+    assert!(ended.unwrap().success());
+    assert_eq!(scene.token("itsm").await, None, "it has not waited");
+    scene.instance.set_fault(None);
+    until_it_leads(&standby).await;
+    scene.await_synced("itsm").await;
+    assert_eq!(scene.instance.token_requests(), 2);
+}
+
+#[tokio::test]
 async fn a_handover_of_a_fleet_asks_for_nothing_and_writes_nothing() {
     let (scene, mut leader) = led(1800).await;
     let standby = Operator::start(&replica(&scene)).await;

@@ -408,10 +408,7 @@ impl Core {
         let client = round.client.and_then(Result::ok);
         if let (Some(probe), Some((key, _))) = (probe, &client) {
             match self.probes.wait(&probe, name, self.now) {
-                Wait::First => {
-                    let trials = self.trials.entry(key.origin().to_owned()).or_default();
-                    trials.unsent.push_back((key.clone(), probe));
-                }
+                Wait::First => self.try_out(key, probe),
                 Wait::WithOthers => {}
                 Wait::Over => self.wake([name.clone()]),
             }

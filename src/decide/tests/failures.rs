@@ -353,6 +353,21 @@ fn a_resource_that_lost_its_secret_queues_with_the_new_ones() {
 }
 
 #[test]
+fn a_token_that_was_answered_after_a_failure_serves_though_it_was_asked_for_before() {
+    let outage = shared(Reason::InstanceUnavailable, 1, 1201, 1202);
+    let failed = Scene::synced().at(1201).held_by(outage).ended();
+    let mut failed = failed.at(1203).reads_client();
+    (failed.hold, failed.exchange) = (None, Exchange::default());
+    let answered = |second| {
+        let mut token = held("second", 1200, 1800);
+        token.at = at(second);
+        failed.clone().holding(token)
+    };
+    answered(1203).writes();
+    answered(1200).asks();
+}
+
+#[test]
 fn another_client_begins_anew() {
     let scene = refused(5, 1200, 1680).ended().client_changed(11);
     let mut scene = scene.at(1300).reads_client();

@@ -46,6 +46,7 @@ pub(crate) fn held(token: &str, issued: i64, lifetime: i64) -> Held {
             expires_at: at(issued + lifetime),
         },
         sent_at: at(issued),
+        at: at(issued),
         kept: false,
     }
 }

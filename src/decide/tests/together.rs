@@ -288,7 +288,10 @@ fn a_refusal_outlives_a_restart_for_those_with_the_same_client_who_did_not_know_
     world.run_until(wait_is_over + 3);
     assert_eq!(world.requests.len(), before + 1, "one for both");
     let count = |world: &World, name| world.status(name).failure.clone().unwrap().count;
-    assert_eq!([count(&world, "a"), count(&world, "b")], [wait.count + 1; 2]);
+    assert_eq!(
+        [count(&world, "a"), count(&world, "b")],
+        [wait.count + 1; 2]
+    );
 }
 
 #[test]

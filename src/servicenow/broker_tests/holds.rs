@@ -65,7 +65,8 @@ fn a_person_gets_through_a_rate_limit_and_success_lifts_it_for_all() {
     let mut desk = Desk::new();
     desk.ask_and(at(0), limited(Some(600)));
     let origin = desk.key.origin().to_owned();
-    desk.broker.tell_of_hold(&origin, &name("asleep"), None, at(1));
+    desk.broker
+        .tell_of_hold(&origin, &name("asleep"), None, at(1));
     let ask = Ask {
         forced: true,
         ..wish("b")
@@ -144,8 +145,10 @@ fn one_of_those_who_sleep_is_called_to_probe_and_the_others_leave_it_to_it() {
     let origin = desk.key.origin().to_owned();
     let [far, near, new] = ["far", "near", "new"].map(name);
     desk.broker.leave(&name("a"));
-    desk.broker.tell_of_hold(&origin, &far, Some(at(900)), at(0));
-    desk.broker.tell_of_hold(&origin, &near, Some(at(90)), at(0));
+    desk.broker
+        .tell_of_hold(&origin, &far, Some(at(900)), at(0));
+    desk.broker
+        .tell_of_hold(&origin, &near, Some(at(90)), at(0));
     desk.broker.tell_of_hold(&origin, &new, None, at(0));
     let waits = |desk: &Desk, who: &Name, now| desk.broker.hold_for(who, &origin, now).is_some();
     assert!(waits(&desk, &near, ms(999)));
