@@ -9,7 +9,7 @@ use crate::{
     instance::Trouble,
     operator::Watch,
     plan::{Deed, Event as Befalls, margin, spec},
-    run::{Done, Run},
+    run::{Done, Run, TIME_OUT},
     time::{HOUR, MINUTE, Micros, SECOND, span},
 };
 
@@ -117,14 +117,18 @@ impl Run {
         self.promises.instances.entry(instance).or_default().begin();
         let over = move |run: &mut Self| {
             run.instances[instance].trouble = None;
-            let noticed = match trouble {
-                Trouble::Refuses | Trouble::Limits(None) => HOUR + NOTICED,
-                Trouble::Limits(Some(seconds)) => seconds * SECOND + NOTICED,
-                _ => NOTICED,
-            };
-            let until = run.now + noticed + CAUGHT_UP;
+            let now = run.now;
             let excuse = run.promises.instances.entry(instance).or_default();
-            excuse.end(until);
+            let waits = |longest| now + longest + NOTICED + CAUGHT_UP;
+            match trouble {
+                Trouble::Refuses | Trouble::Limits(None) => excuse.end(waits(HOUR)),
+                Trouble::Limits(Some(seconds)) => excuse.end(waits(seconds * SECOND)),
+                Trouble::Hangs => excuse.end_outage(now, TIME_OUT),
+                Trouble::Unavailable
+                | Trouble::Hibernates
+                | Trouble::Garbles
+                | Trouble::NotTrusted => excuse.end_outage(now, 0),
+            }
             // Whoever was to be asked meanwhile is asked, kept or not.
             run.promises.give_instance(instance);
             Ok(())

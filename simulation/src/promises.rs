@@ -26,7 +26,12 @@ pub struct Broken {
 pub struct Excuse {
     lasting: u32,
     until: Micros,
+    /// When an outage was over, and how long its last request may still take.
+    outage: Option<(Micros, Micros)>,
 }
+
+/// Those who wait for the end of an outage are served within this time of its being noticed.
+const SERVED: Micros = 20 * SECOND;
 
 impl Excuse {
     /// It begins.
@@ -38,6 +43,23 @@ impl Excuse {
     pub fn end(&mut self, until: Micros) {
         self.lasting = self.lasting.saturating_sub(1);
         self.until = self.until.max(until);
+    }
+
+    /// An outage is over now, whose last request may still take so long.
+    pub fn end_outage(&mut self, now: Micros, last: Micros) {
+        self.lasting = self.lasting.saturating_sub(1);
+        self.outage = Some((now, last));
+    }
+
+    /// Until when it counts for a token with this expiry. An outage is probed the more often the nearer
+    /// the expiry is: within a tenth of the time to it, at most every two seconds and at least every
+    /// minute. The last probe before the end of the outage may have been a minute ago.
+    pub fn until_for(&self, expiry: Micros) -> Micros {
+        let noticed = self.outage.map(|(end, last)| {
+            let left = (expiry - end).abs() + MINUTE + last;
+            end + last + (left / 10).clamp(2 * SECOND, MINUTE) + SERVED
+        });
+        self.until().max(noticed.unwrap_or(0))
     }
 
     /// It counts until then.
@@ -112,15 +134,16 @@ pub struct Promises {
 }
 
 impl Promises {
-    /// Until when a resource is excused for holding a token that is over.
-    pub fn excused_until(&self, resource: &Name, client: (usize, usize)) -> Micros {
+    /// Until when a resource is excused for holding a token that was over at `expiry`.
+    pub fn excused_until(&self, resource: &Name, client: (usize, usize), expiry: Micros) -> Micros {
         let all = [
             Some(&self.everything),
             self.instances.get(&client.0),
             self.clients.get(&client),
             self.resources.get(resource),
         ];
-        let until = all.into_iter().flatten().map(Excuse::until);
+        let all = all.into_iter().flatten();
+        let until = all.map(|excuse| excuse.until_for(expiry));
         until.max().unwrap_or(0)
     }
 

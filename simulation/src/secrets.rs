@@ -119,7 +119,7 @@ impl Run {
         let Some(client) = self.client_of_resource(&who) else {
             return Ok(());
         };
-        let excused = self.promises.excused_until(&who, client);
+        let excused = self.promises.excused_until(&who, client, expiry);
         if excused > self.now {
             let again = excused.min(self.now + HOUR) - self.now + SECOND;
             self.check_after(again, secret);
