@@ -92,11 +92,11 @@ chart: need-cargo need-cc need-go need-prometheus ## Check the Helm chart, its r
 soak: need-cargo need-cc need-go ## Run a fleet of 300 short tokens through random faults: make soak MINUTES=30
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test $(LOCKED) --release --workspace --test soak -- --nocapture --test-threads=1
 
-bench: need-cargo need-cc need-go ## Measure fleets of up to 10,000 beside the floor, and write docs/performance.* (half an hour)
+bench: need-cargo need-cc need-go ## Measure fleets of up to 10,000 beside the floor, and write docs/performance.* (a quarter of an hour)
 	SNOWCRED_BENCH=full $(CARGO) test $(LOCKED) --release --workspace --test bench -- --nocapture --exact \
 	  a_fleet_costs_the_requests_that_its_tokens_cost_and_no_more
 
-campaign: need-cargo need-cc need-go ## Interrupt the operator at every point, and lead resources through many histories (6 minutes)
+campaign: need-cargo need-cc need-go ## Interrupt the operator at every point, and lead resources through many histories (10 minutes)
 	SNOWCRED_CAMPAIGN=full $(CARGO) test $(LOCKED) --workspace --test interruptions --test histories -- --nocapture
 
 tools: build need-go ## Build etcd, kube-apiserver, kube-controller-manager and kubectl, once

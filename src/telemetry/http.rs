@@ -117,3 +117,22 @@ pub async fn serve(
         );
     axum::serve(listener, router).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_main_loop_that_stalls_fails_the_liveness_probe_and_an_api_server_that_is_away_does_not() {
+        let health = Health::default();
+        let away = "the list of Secrets failed: the Kubernetes API cannot be reached";
+        health.set_waiting("lists", Some(away.to_owned()));
+        assert_eq!(health.readyz().0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(health.livez(), (StatusCode::OK, "ok\n".to_owned()));
+        let last = Instant::now().checked_sub(STALLED + Duration::from_secs(1));
+        health.with(|state| state.beat = last.unwrap());
+        assert_eq!(health.livez().0, StatusCode::INTERNAL_SERVER_ERROR);
+        health.beat();
+        assert_eq!(health.livez().0, StatusCode::OK);
+    }
+}

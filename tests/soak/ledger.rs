@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long after the end of what was down a Secret may still wait to be renewed: an outage that
-/// nears an expiry is probed every two seconds, then the whole fleet is due at once.
-pub(crate) const RECOVERY: SignedDuration = SignedDuration::from_secs(5);
+/// How long after the end of what was down a Secret may still wait to be renewed, at most: an outage
+/// that nears an expiry is probed every two seconds, then the whole fleet is due at once.
+const RECOVERY: SignedDuration = SignedDuration::from_secs(5);
+/// And no longer than it was down, and this.
+const NOTICED: SignedDuration = SignedDuration::from_secs(2);
 
 /// A Secret's content from the moment it was seen.
 #[derive(Clone, Debug)]
@@ -36,6 +38,18 @@ pub(crate) struct Window {
     pub(crate) to: Timestamp,
 }
 
+impl Window {
+    /// Until when it may still be the cause of an expired token.
+    fn recovered(&self) -> Timestamp {
+        let was_down = self.to.duration_since(self.from);
+        self.to + RECOVERY.min(was_down + NOTICED)
+    }
+
+    fn concerns(&self, instance: usize) -> bool {
+        self.instance.is_none_or(|one| one == instance)
+    }
+}
+
 /// A token request, as the instance saw it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
@@ -50,7 +64,7 @@ pub(crate) struct Stale {
     pub(crate) member: String,
     pub(crate) from: Timestamp,
     pub(crate) to: Timestamp,
-    /// For how much of it nothing had been down for [`RECOVERY`].
+    /// For how much of it nothing was down, or recovering from that.
     pub(crate) unexcused: SignedDuration,
     /// How long after the last thing was back the Secret was renewed.
     pub(crate) after_the_end: SignedDuration,
@@ -109,9 +123,7 @@ impl Ledger {
 
     fn judged(&self, member: &str, instance: usize, from: Timestamp, to: Timestamp) -> Stale {
         let down = |window: &&Window| {
-            window.instance.is_none_or(|one| one == instance)
-                && window.from < to
-                && from < window.to + RECOVERY
+            window.concerns(instance) && window.from < to && from < window.recovered()
         };
         let mut windows: Vec<_> = self.windows.iter().filter(down).collect();
         windows.sort_by_key(|window| window.from);
@@ -121,7 +133,7 @@ impl Ledger {
             if window.from > reached {
                 unexcused += window.from.duration_since(reached);
             }
-            reached = reached.max(window.to + RECOVERY);
+            reached = reached.max(window.recovered());
         }
         if reached < to {
             unexcused += to.duration_since(reached);
@@ -143,13 +155,23 @@ impl Ledger {
     pub(crate) fn extra_requests(
         &self,
         member: &str,
+        instance: usize,
         least: SignedDuration,
     ) -> Vec<[Timestamp; 2]> {
         let (Some(asked), Some(versions)) = (self.asked.get(member), self.versions.get(member))
         else {
             return Vec::new();
         };
-        let good: Vec<_> = asked.iter().filter(|a| a.status == Some(200)).collect();
+        // An answer that cannot be used may have this status, too.
+        let bad = |at: Timestamp| {
+            let of_it = |window: &&Window| window.instance == Some(instance);
+            let mut windows = self.windows.iter().filter(of_it);
+            windows.any(|window| window.from <= at && at <= window.to)
+        };
+        let good: Vec<_> = asked
+            .iter()
+            .filter(|asked| asked.status == Some(200) && !bad(asked.at))
+            .collect();
         let written = |from: Timestamp, to: Timestamp| {
             let within = |version: &Version| from <= version.seen && version.seen <= to;
             versions
@@ -163,26 +185,22 @@ impl Ledger {
             .collect()
     }
 
-    /// What was going on around a member between two moments.
-    pub(crate) fn disturbance(
+    /// What was going on around a member between two moments, and when it began.
+    pub(crate) fn disturbances(
         &self,
         member: &str,
         instance: usize,
         from: Timestamp,
         to: Timestamp,
-    ) -> Option<&str> {
-        let touches = |window: &&Window| {
-            window.instance.is_none_or(|one| one == instance)
-                && window.from <= to
-                && from <= window.to
-        };
-        let of_itself = self
-            .disturbed
-            .get(member)
-            .is_some_and(|at| at.iter().any(|at| from <= *at && *at <= to));
-        let window = self.windows.iter().find(touches);
-        window
-            .map(|window| window.what.as_str())
-            .or(of_itself.then_some("rotated"))
+    ) -> Vec<(Timestamp, &str)> {
+        let touches =
+            |window: &&Window| window.concerns(instance) && window.from <= to && from <= window.to;
+        let windows = self.windows.iter().filter(touches);
+        let of_itself = self.disturbed.get(member).into_iter().flatten();
+        let of_itself = of_itself.filter(|at| from <= **at && **at <= to);
+        windows
+            .map(|window| (window.from, window.what.as_str()))
+            .chain(of_itself.map(|at| (*at, "rotated")))
+            .collect()
     }
 }

@@ -1,7 +1,7 @@
 //! What a run through faults came to, and whether it kept what is promised.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{PoisonError, atomic::Ordering},
 };
 
@@ -108,17 +108,26 @@ fn longest(stale: &[Stale], of: impl Fn(&Stale) -> SignedDuration) -> SignedDura
     stale.iter().map(of).max().unwrap_or(SignedDuration::ZERO)
 }
 
-/// Requests beyond one for each renewal: how many had a cause, and those that had none.
+/// Requests beyond one for each renewal: how many had a cause, and those that had none. One cause is
+/// good for one of them for each client.
 fn extra_requests(ledger: &Ledger, fleet: &Fleet) -> (usize, Vec<String>) {
     let mut explained = 0;
     let mut unexplained = Vec::new();
     for member in &fleet.members {
-        for [one, next] in ledger.extra_requests(&member.name, LEAST_INTERVAL) {
+        let mut used = BTreeSet::new();
+        for [one, next] in ledger.extra_requests(&member.name, member.instance, LEAST_INTERVAL) {
             // What is asked again right after an answer brings nothing that could be written.
             let since = one - SignedDuration::from_secs(3);
-            match ledger.disturbance(&member.name, member.instance, since, next) {
-                Some(_) => explained += 1,
-                None => unexplained.push(format!("{} at {one} and {next}", member.name)),
+            let causes = ledger.disturbances(&member.name, member.instance, since, next);
+            match causes.iter().find(|cause| !used.contains(*cause)) {
+                Some(cause) => {
+                    used.insert(*cause);
+                    explained += 1;
+                }
+                None => unexplained.push(format!(
+                    "{} at {one} and {next}, amid {causes:?}",
+                    member.name
+                )),
             }
         }
     }
