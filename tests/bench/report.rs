@@ -283,7 +283,7 @@ impl Report {
                 "≤ 20",
             ),
             (
-                "10,000 renewals due within a minute: done in a minute, expired, least left of 170 s",
+                "10,000 renewals due within a minute: done in a minute, expired, least left then",
                 format!(
                     "{}, {}, {:.0} s",
                     storm.renewals, storm.expired, storm.least_left
