@@ -142,6 +142,7 @@ impl Run {
             return;
         }
         self.offset += by;
+        self.promises.clock_set_at = Some(self.now);
         if by >= HOUR {
             self.promises.forget_refusals();
         }

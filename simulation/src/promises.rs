@@ -30,6 +30,8 @@ pub struct Excuse {
     outage: Option<(Micros, Micros)>,
 }
 
+/// No token of a run lives longer.
+const LONGEST_LIFETIME: Micros = HOUR;
 /// Those who wait for the end of an outage are served within this time of its being noticed.
 const SERVED: Micros = 20 * SECOND;
 
@@ -51,13 +53,14 @@ impl Excuse {
         self.outage = Some((now, last));
     }
 
-    /// Until when it counts for a token with this expiry. An outage is probed the more often the nearer
+    /// Until when it counts for a token with this expiry, as far as that is known. An outage is probed the more often the nearer
     /// the expiry is: within a tenth of the time to it, at most every two seconds and at least every
     /// minute. The last probe before the end of the outage may have been a minute ago.
-    pub fn until_for(&self, expiry: Micros) -> Micros {
+    pub fn until_for(&self, expiry: Option<Micros>) -> Micros {
         let noticed = self.outage.map(|(end, last)| {
-            let left = (expiry - end).abs() + MINUTE + last;
-            end + last + (left / 10).clamp(2 * SECOND, MINUTE) + SERVED
+            let left = expiry.map(|expiry| (expiry - end).abs() + MINUTE + last);
+            let noticed = left.map_or(MINUTE, |left| (left / 10).clamp(2 * SECOND, MINUTE));
+            end + last + noticed + SERVED
         });
         self.until().max(noticed.unwrap_or(0))
     }
@@ -131,6 +134,8 @@ pub struct Promises {
     rounds: ByName<(Micros, u32)>,
     /// A watch is silent until then: what people do is not seen.
     pub blind_until: Micros,
+    /// When a clock was last set: how far an expiry recorded before is away is not known since.
+    pub clock_set_at: Option<Micros>,
 }
 
 impl Promises {
@@ -143,7 +148,12 @@ impl Promises {
             self.resources.get(resource),
         ];
         let all = all.into_iter().flatten();
-        let until = all.map(|excuse| excuse.until_for(expiry));
+        let recorded_since = |at: Micros| expiry > at + LONGEST_LIFETIME;
+        let distance = match self.clock_set_at {
+            Some(at) if !recorded_since(at) => None,
+            _ => Some(expiry),
+        };
+        let until = all.map(|excuse| excuse.until_for(distance));
         until.max().unwrap_or(0)
     }
 

@@ -256,7 +256,7 @@ fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, S
         return Err(settle::asked(v, since).into());
     }
     if let Some(failure) = &exchange.failure
-        && failure.retry_at > v.o.now
+        && v.retry_at(failure) > v.o.now
         && !v.is_older_than_force(failure.sent_at)
     {
         return Err(settle::failed_together(v, failure).into());

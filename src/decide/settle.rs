@@ -281,7 +281,7 @@ pub(super) fn failed_together(v: &View<'_>, shared: &SharedFailure) -> Settle {
         &shared.failure,
         shared.count,
         shared.at,
-        Some(shared.retry_at),
+        Some(v.retry_at(shared)),
     );
     failed(v, &shared.failure, record)
 }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
     FIGHT_PERIOD, Failure, Wish,
-    backoff::LONGEST_WAIT,
+    backoff::{self, Attempt, LONGEST_WAIT},
     failure::class_of,
     observed::{
         Basis, CheckedSpec, ClientRead, Judged, Observed, Reference, Seen, Version, WriteOutcome,
@@ -22,7 +22,7 @@ use crate::{
     },
     decide::Class,
     micro_time,
-    servicenow::{Exchange, Held, Known, Urgency},
+    servicenow::{Exchange, Held, Known, SharedFailure, Urgency},
 };
 
 static UNKNOWN: Seen = Seen::Unknown;
@@ -451,6 +451,22 @@ impl<'a> View<'a> {
             class.is_some_and(Class::is_shared) && since
         });
         same && failed
+    }
+
+    /// When this resource may ask again after a failure that it shares. One that holds a key is waited
+    /// out as the expiry of whoever asks wants it, and the others may have a later one.
+    pub(super) fn retry_at(&self, shared: &SharedFailure) -> Timestamp {
+        let attempt = Attempt {
+            class: shared.failure.class(),
+            count: shared.count,
+            retry_after: None,
+            expires_at: self.token.as_ref().map(|token| token.expires_at.0),
+            random: 0.0,
+        };
+        match backoff::retry_at(&attempt, shared.at) {
+            Some(own) if attempt.class == Class::Unacceptable => own.min(shared.retry_at),
+            _ => shared.retry_at,
+        }
     }
 
     /// Whether a token in memory serves this resource now.

@@ -368,6 +368,26 @@ fn a_token_that_was_answered_after_a_failure_serves_though_it_was_asked_for_befo
 }
 
 #[test]
+fn a_wait_that_is_shared_by_key_is_as_long_as_the_expiry_of_whoever_waits_allows() {
+    // Others with the same client have tokens that end later.
+    let garbled = |reason| shared(reason, 9, 1780, 1838);
+    let answered = |reason| {
+        let scene = Scene::synced().at(1780).reads_client().asked(1779);
+        scene.answered(Err(garbled(reason))).ended()
+    };
+    let scene = answered(Reason::InvalidResponse);
+    let told = scene.credential.status.failure.as_ref().unwrap();
+    assert_eq!(told.retry_time.as_ref().unwrap().0, at(1782));
+    assert_eq!(
+        scene.clone().at(1781).reads_client().end().wake,
+        Some(at(1782))
+    );
+    scene.at(1782).reads_client().asks();
+    let refused = answered(Reason::AccessDenied).at(1782).reads_client();
+    assert_eq!(refused.end().outcome, Outcome::Failed(Reason::AccessDenied));
+}
+
+#[test]
 fn another_client_begins_anew() {
     let scene = refused(5, 1200, 1680).ended().client_changed(11);
     let mut scene = scene.at(1300).reads_client();
