@@ -164,9 +164,12 @@ mod tests {
         drop(_owner);
         let _ = folder.keep();
 
-        sweep();
-
-        assert!(!orphan_path.exists());
+        // A process that another test is just starting shares the lock until it runs its own program.
+        let is_swept = |_| {
+            sweep();
+            !orphan_path.exists()
+        };
+        assert!((0..1000).any(is_swept));
         assert!(in_use.path().exists());
     }
 
