@@ -26,9 +26,10 @@ use crate::{
     decide::{
         Credential, Failure, Name, Outcome, Step,
         observed::{ClientRead, Policy, Version},
+        probes::Probe,
     },
     kubernetes::{Cluster, Fence, ReferencesRead},
-    servicenow::{AccessToken, Ask, Endpoint, SharingKey, TokenAnswer, Urgency},
+    servicenow::{AccessToken, Ask, Endpoint, Probed, SharingKey, TokenAnswer, Urgency},
     telemetry::{Health, Metrics},
 };
 
@@ -363,4 +364,32 @@ fn what_a_round_came_to_by_a_clock_that_was_set_back_meanwhile_counts_for_nothin
     core.finish(&name);
     assert_eq!(core.queue.next_timer(), None, "it waits for no old time");
     assert_eq!(core.take(early), Some(name), "it is looked at again");
+}
+
+#[test]
+fn tokens_of_an_instance_that_hangs_are_tried_out_a_few_at_a_time_and_hold_up_no_others() {
+    let mut core = Core::new(policy(), BOUNDS);
+    let (hangs, answers) = (key_of("dev1"), key_of("dev2"));
+    let probe = Probe {
+        path: "/api/now/table/sys_user".to_owned(),
+        token: AccessToken::parse("token").unwrap(),
+        sha256: "digest".to_owned(),
+    };
+    let origins = |core: &mut Core| {
+        let sent = core.take_probes().into_iter();
+        let origins = sent.map(|(key, _)| key.origin().to_owned());
+        origins.collect::<Vec<_>>()
+    };
+    for _ in 0..6 {
+        core.try_out(&hangs, probe.clone());
+    }
+    assert_eq!(origins(&mut core), [hangs.origin(); 4]);
+    core.try_out(&answers, probe.clone());
+    assert_eq!(origins(&mut core), [answers.origin()]);
+    let probed = Probed {
+        reason: Reason::InternalError,
+        message: String::new(),
+    };
+    core.probed(hangs.origin(), &probe, probed, Timestamp::UNIX_EPOCH);
+    assert_eq!(origins(&mut core), [hangs.origin()]);
 }

@@ -20,7 +20,7 @@ use super::{
     failure::class_of,
     ownership::TargetObject,
     probes::Probes,
-    renewal::plus,
+    renewal::{Validity, plus},
     restarts::{Restarted, Unrestarted},
     template,
 };
@@ -29,7 +29,7 @@ use crate::{
         AllowedHosts, CaBundleKind, FailureStatus, Instance, InstanceError,
         ServiceNowCredentialSpec, ServiceNowCredentialStatus, Workload,
     },
-    servicenow::{Exchange, SharedFailure},
+    servicenow::{Exchange, SharedFailure, Urgency},
 };
 
 /// A spec with what follows from it alone, worked out once.
@@ -358,9 +358,18 @@ impl Credential {
         self.renew_request.is_some() && self.renew_request != self.status.handled_renew_request
     }
 
+    /// Its place among others, with this token and this target. Whoever is waited for goes with the new.
+    pub fn urgency(&self, token: Option<Validity>, target: &Seen, now: Timestamp) -> Urgency {
+        let urgency = Urgency::of(token, now);
+        match self.is_awaited(target) {
+            true => urgency.min(Urgency::New),
+            false => urgency,
+        }
+    }
+
     /// Somebody waits for it, whatever its token has left: they changed it, or its target Secret, as
     /// seen, is gone.
-    pub fn is_awaited(&self, target: &Seen) -> bool {
+    fn is_awaited(&self, target: &Seen) -> bool {
         self.status.observed_generation != Some(self.generation)
             || self.deleting
             || self.asks_for_renewal()

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
     FIGHT_PERIOD, Failure, Wish,
-    backoff::{self, Attempt, LONGEST_WAIT},
+    backoff::LONGEST_WAIT,
     failure::class_of,
     observed::{
         Basis, CheckedSpec, ClientRead, Judged, Observed, Reference, Seen, Version, WriteOutcome,
@@ -456,15 +456,9 @@ impl<'a> View<'a> {
     /// When this resource may ask again after a failure that it shares. One that holds a key is waited
     /// out as the expiry of whoever asks wants it, and the others may have a later one.
     pub(super) fn retry_at(&self, shared: &SharedFailure) -> Timestamp {
-        let attempt = Attempt {
-            class: shared.failure.class(),
-            count: shared.count,
-            retry_after: None,
-            expires_at: self.token.as_ref().map(|token| token.expires_at.0),
-            random: 0.0,
-        };
-        match backoff::retry_at(&attempt, shared.at) {
-            Some(own) if attempt.class == Class::Unacceptable => own.min(shared.retry_at),
+        let expires_at = self.token.as_ref().map(|token| token.expires_at.0);
+        match shared.failure.class() {
+            Class::Unacceptable => shared.retry_for(expires_at, shared.at),
             _ => shared.retry_at,
         }
     }
@@ -498,11 +492,10 @@ impl<'a> View<'a> {
 
     /// Its place in the queue of its origin.
     pub(super) fn urgency(&self) -> Urgency {
-        let urgency = Urgency::of(self.token.as_deref().map(validity_of), self.o.now);
-        match self.o.credential.is_awaited(self.o.target_seen) {
-            true => urgency.min(Urgency::New),
-            false => urgency,
-        }
+        let token = self.token.as_deref().map(validity_of);
+        self.o
+            .credential
+            .urgency(token, self.o.target_seen, self.o.now)
     }
 
     /// What is asked of the broker.

@@ -24,7 +24,7 @@ use crate::{
     api::Reason,
     decide::{
         Failure, Name,
-        backoff::{Attempt, LONGEST_WAIT, retry_at},
+        backoff::LONGEST_WAIT,
         failure::Class,
         renewal::{next_allowed, plus},
     },
@@ -173,17 +173,8 @@ impl Broker {
             && let Some(hold) = &mut origin.hold
         {
             origin.told.insert(name.clone(), expires_at);
-            let attempt = Attempt {
-                class: hold.failure.class(),
-                count: hold.count,
-                retry_after: None,
-                expires_at,
-                random: 0.0,
-            };
-            if attempt.class == Class::Outage
-                && let Some(wanted) = retry_at(&attempt, now)
-            {
-                hold.retry_at = hold.retry_at.min(wanted);
+            if hold.failure.class() == Class::Outage {
+                hold.retry_at = hold.retry_for(expires_at, now);
             }
         }
     }

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::token::AccessToken;
 use crate::decide::{
     Class, Failure, Name,
+    backoff::{Attempt, retry_at},
     renewal::{Validity, plus},
 };
 
@@ -56,6 +57,19 @@ pub struct SharedFailure {
 }
 
 impl SharedFailure {
+    /// When to try again where it is waited out as an outage is: from `since` on, the sooner the nearer
+    /// the expiry at stake, and no later than it says.
+    pub(crate) fn retry_for(&self, expires_at: Option<Timestamp>, since: Timestamp) -> Timestamp {
+        let attempt = Attempt {
+            class: self.failure.class(),
+            count: self.count,
+            retry_after: None,
+            expires_at,
+            random: 0.0,
+        };
+        retry_at(&attempt, since).map_or(self.retry_at, |at| at.min(self.retry_at))
+    }
+
     /// It was told by a clock that has been set back.
     pub(super) fn clock_set_back(&mut self, by: SignedDuration) {
         self.sent_at -= by;

@@ -172,14 +172,14 @@ impl Core {
         for name in names.into_iter().filter(|_| self.leading) {
             let credential = self.store.get(&name);
             let token = credential.and_then(|c| c.status.token.as_ref().map(validity_of));
-            let mut urgency = Urgency::of(token, self.now);
-            if let (Urgency::Renewal(_), Some(validity)) = (urgency, token) {
-                // Its place is better then, if it still waits.
-                let presses = Urgency::presses_from(validity);
+            let mut urgency = credential.map_or(Urgency::New, |credential| {
+                let target = self.seen(credential.target_secret());
+                credential.urgency(token, target, self.now)
+            });
+            // Its place is better then, if it still waits.
+            let presses = token.map(Urgency::presses_from);
+            if let Some(presses) = presses.filter(|at| *at > self.now) {
                 self.queue.schedule(&name, Some(presses));
-            }
-            if credential.is_some_and(|c| c.is_awaited(self.seen(c.target_secret()))) {
-                urgency = urgency.min(Urgency::New);
             }
             if self.pending.contains_key(&name) {
                 urgency = urgency.begun();
@@ -199,7 +199,7 @@ impl Core {
     }
 
     /// A token is to be tried out.
-    fn try_out(&mut self, key: &Arc<SharingKey>, probe: Probe) {
+    pub(super) fn try_out(&mut self, key: &Arc<SharingKey>, probe: Probe) {
         let trials = self.trials.entry(key.origin().to_owned()).or_default();
         trials.unsent.push_back((key.clone(), probe));
     }
@@ -273,61 +273,4 @@ fn recorded(failure: &FailureStatus) -> Option<SharedFailure> {
 fn origin_of(credential: &Credential) -> Option<&str> {
     let spec = credential.spec.as_ref().ok()?;
     Some(spec.instance().ok()?.origin())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        api::{AllowedHosts, ClientAuthentication, Instance},
-        servicenow::AccessToken,
-    };
-    use zeroize::Zeroizing;
-
-    fn key(instance: &str) -> Arc<SharingKey> {
-        Arc::new(SharingKey::client_credentials(
-            &Instance::parse(instance).unwrap(),
-            ClientAuthentication::Basic,
-            Zeroizing::new("id".to_owned()),
-            Zeroizing::new("secret".to_owned()),
-            &[],
-        ))
-    }
-
-    #[test]
-    fn tokens_of_an_instance_that_hangs_are_tried_out_a_few_at_a_time_and_hold_up_no_others() {
-        let policy = Policy {
-            allowed_hosts: AllowedHosts::default(),
-            min_renew_interval: SignedDuration::from_secs(5),
-        };
-        let bounds = Bounds {
-            concurrency: 32,
-            instance_concurrency: 4,
-        };
-        let mut core = Core::new(policy, bounds);
-        let (hangs, answers) = (key("dev1"), key("dev2"));
-        let probe = Probe {
-            path: "/api/now/table/sys_user".to_owned(),
-            token: AccessToken::parse("token").unwrap(),
-            sha256: "digest".to_owned(),
-        };
-        let origins = |core: &mut Core| {
-            let sent = core.take_probes().into_iter();
-            let origins = sent.map(|(key, _)| key.origin().to_owned());
-            origins.collect::<Vec<_>>()
-        };
-        for _ in 0..6 {
-            core.try_out(&hangs, probe.clone());
-        }
-        assert_eq!(origins(&mut core), [hangs.origin(); 4]);
-        core.try_out(&answers, probe.clone());
-        assert_eq!(origins(&mut core), [answers.origin()]);
-        let probed = Probed {
-            reason: Reason::InternalError,
-            message: String::new(),
-        };
-        let now = Timestamp::UNIX_EPOCH;
-        core.probed(hangs.origin(), &probe, probed, now);
-        assert_eq!(origins(&mut core), [hangs.origin()]);
-    }
 }

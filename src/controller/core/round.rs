@@ -146,13 +146,13 @@ impl Core {
         else {
             return false;
         };
+        if self.broker.is_known(key) {
+            return false;
+        }
         let mut references = subject.references();
         let Some((_, kind, secret)) = references.find(|(role, ..)| *role == Role::Client) else {
             return false;
         };
-        if self.broker.is_known(key) {
-            return false;
-        }
         let others = self.store.objects(kind).users(&secret);
         let others = others.filter(|other| *other != name);
         let others = others.filter_map(|other| self.store.get(other));
