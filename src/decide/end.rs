@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::{
     FIGHT_PERIOD,
-    observed::{ByRole, ClientRead, Memory, Reference, Seen, Version, WriteOutcome},
+    memory::Memory,
+    observed::{ByRole, ClientRead, Reference, Seen, Version, WriteOutcome},
     probes::Probe,
     restarts::record_restarts,
     settle::{Outcome, Settle, Transition},

@@ -10,6 +10,7 @@
 pub mod backoff;
 mod end;
 pub mod failure;
+pub mod memory;
 pub mod observed;
 pub mod ownership;
 pub mod probes;
@@ -28,7 +29,8 @@ mod view;
 use jiff::Timestamp;
 
 pub use failure::{Class, Failure};
-pub use observed::{Credential, Memory, Name, Observed, Seen};
+pub use memory::Memory;
+pub use observed::{Credential, Name, Observed, Seen};
 pub(crate) use references::{CERTIFICATE_KEYS, reference_missing};
 pub use settle::{Outcome, Settle, Transition};
 
@@ -39,12 +41,12 @@ use crate::{
 use observed::{ClientRead, WriteOutcome};
 use ownership::TargetWrite;
 use references::references_exist;
+pub(crate) use status::validity_of;
 use target::{
     FIGHT_PERIOD, deleted, finalizer_is, old_token_is_put_back, previous_is_removed,
     target_is_free, target_is_written, with_target_read,
 };
 use view::View;
-pub(crate) use view::validity_of;
 
 /// One thing to do.
 #[derive(Clone, Debug)]

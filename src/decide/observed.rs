@@ -15,19 +15,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Class, Failure, Transition,
+    Failure, Memory,
     backoff::LONGEST_WAIT,
     failure::class_of,
     ownership::TargetObject,
     probes::Probes,
     renewal::{Validity, plus},
-    restarts::{Restarted, Unrestarted},
+    restarts::Restarted,
     template,
 };
 use crate::{
     api::{
         AllowedHosts, CaBundleKind, FailureStatus, Instance, InstanceError,
-        ServiceNowCredentialSpec, ServiceNowCredentialStatus, Workload,
+        ServiceNowCredentialSpec, ServiceNowCredentialStatus,
     },
     servicenow::{Exchange, SharedFailure, Urgency},
 };
@@ -467,91 +467,6 @@ impl Basis {
         let bytes = serde_json::to_vec(&relevant).unwrap_or_default();
         Self(Sha256::digest(bytes).into())
     }
-}
-
-/// What this process remembers of a resource between two reconciles. Losing it costs no
-/// correctness.
-#[derive(Clone, Debug, Default)]
-pub struct Memory {
-    /// The spec that the Secret was last written for.
-    pub basis: Option<Basis>,
-    /// This process has written the Secret, and needs no record in it to tell it what.
-    pub has_written: bool,
-    /// The last failure: waiting is not written each time.
-    pub failure: Option<Arc<Remembered>>,
-    /// The last failure that the instance was the cause of, and how many in a row: what the cluster
-    /// comes to meanwhile does not make it the first again.
-    pub shared: Option<(Class, u32)>,
-    /// The value of the renew annotation, and when it was first seen.
-    pub renew_request: Option<(String, Timestamp)>,
-    /// When the target was put back, of late.
-    pub put_backs: Vec<Timestamp>,
-    /// Writes of the status that failed in a row.
-    pub unwritten: u32,
-    /// The event that was to go with the last one of them: it may have taken effect all the same.
-    pub untold: Option<Transition>,
-    /// The clock was set back since the token with this beginning was recorded: its times are wrong.
-    pub distrusted: Option<Timestamp>,
-    /// And since the failure of this moment was recorded: how long it is to be waited out is not known.
-    pub distrusted_wait: Option<Timestamp>,
-    /// Workloads that are still to be restarted.
-    pub unrestarted: Option<Unrestarted>,
-    /// What was said of those that could not be; `None` until this process has restarted any.
-    pub restarts: Option<Vec<(Workload, String)>>,
-    /// Tries to let the resource go that failed in a row.
-    pub let_go: u32,
-    /// A state of the target that was found to be somebody else's, and what was said of it.
-    pub judged_target: Option<Judged>,
-}
-
-impl Memory {
-    /// The clock was set back by this much, with this status on record.
-    pub fn clock_set_back(&mut self, by: SignedDuration, status: &ServiceNowCredentialStatus) {
-        self.distrusted = status.token.as_ref().map(|token| token.issued_at.0);
-        self.distrusted_wait = status.failure.as_ref().map(|failure| failure.last_time.0);
-        if let Some(remembered) = self.failure.as_mut().map(Arc::make_mut) {
-            let failure = &mut remembered.failure;
-            failure.last_time.0 -= by;
-            if let Some(retry) = &mut failure.retry_time {
-                retry.0 -= by;
-            }
-        }
-        if let Some((_, since)) = &mut self.renew_request {
-            *since -= by;
-        }
-        self.put_backs.iter_mut().for_each(|at| *at -= by);
-        if let Some(left) = self
-            .unrestarted
-            .as_mut()
-            .filter(|left| left.tried > Timestamp::MIN)
-        {
-            left.tried -= by;
-        }
-    }
-}
-
-/// A state of the target that is somebody else's, as one spec has it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Judged {
-    /// The state.
-    pub version: Version,
-    /// The spec.
-    pub basis: Basis,
-    /// What was said of it.
-    pub failure: Failure,
-    /// A key of ours has somebody else's value: the target holds no token of ours.
-    pub lost: bool,
-}
-
-/// A failure, and what it was met with: a change of either ends the wait.
-#[derive(Clone, Debug)]
-pub struct Remembered {
-    /// The failure as the status would say it.
-    pub failure: FailureStatus,
-    /// The spec.
-    pub attempt: Basis,
-    /// The objects that it refers to.
-    pub references: ByRole<Seen>,
 }
 
 /// The client Secret, and what else a request is made of, as it was read, without what it held.

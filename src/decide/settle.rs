@@ -10,11 +10,12 @@ use super::{
     backoff::{Attempt, retry_at},
     end::End,
     failure::{Class, class_of},
-    observed::{Judged, Memory, Observed, Remembered, Seen},
+    memory::{Judged, Memory, Remembered},
+    observed::{Observed, Seen},
     probes::Probe,
     renewal::plus,
-    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict},
-    view::{View, validity_of},
+    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, validity_of},
+    view::View,
 };
 use crate::{
     api::{FailureStatus, Reason, ServiceNowCredentialSpec, ServiceNowCredentialStatus, condition},

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::ownership::timestamp;
-use crate::api::{Reason, ServiceNowCredentialStatus, condition};
+use super::{ownership::timestamp, renewal::Validity};
+use crate::api::{Reason, ServiceNowCredentialStatus, TokenStatus, condition};
 
 /// A condition to be, without its transition time.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +126,20 @@ pub(super) fn ready(
         target.name
     );
     Verdict::new(FALSE, Reason::TokenExpired, message)
+}
+
+/// The validity that a status records.
+pub(crate) fn validity_of(token: &TokenStatus) -> Validity {
+    Validity {
+        issued_at: token.issued_at.0,
+        expires_at: token.expires_at.0,
+    }
+}
+
+/// A status tells a token that is kept until it expires by its renewal time.
+pub(super) fn is_kept(token: &TokenStatus) -> bool {
+    let apart = token.renewal_time.0.duration_since(token.expires_at.0);
+    apart.abs() < SignedDuration::from_micros(2)
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use super::{
     renewal::{self, plus},
     restarts::{record_restarts, restarts_told},
     settle::{Outcome, Settle},
-    status::{self, Expiry, TRUE, Verdict},
-    view::{View, is_kept, validity_of},
+    status::{self, Expiry, TRUE, Verdict, is_kept, validity_of},
+    view::View,
 };
 use crate::{
     api::{Reason, TargetStatus, TokenStatus, condition},

@@ -4,7 +4,8 @@ use jiff::SignedDuration;
 
 use super::{
     Failure, Seen, Step,
-    observed::{ClientRead, Judged, Observed, WriteOutcome},
+    memory::Judged,
+    observed::{ClientRead, Observed, WriteOutcome},
     ownership::{self, ALLOW_MERGE, Desired, Ownership, TargetObject, TargetWrite},
     settle,
     view::View,

@@ -2,18 +2,18 @@
 
 use std::borrow::Cow;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
     FIGHT_PERIOD, Failure, Wish,
     backoff::LONGEST_WAIT,
     failure::class_of,
-    observed::{
-        Basis, CheckedSpec, ClientRead, Judged, Observed, Reference, Seen, Version, WriteOutcome,
-    },
+    memory::Judged,
+    observed::{Basis, CheckedSpec, ClientRead, Observed, Reference, Seen, Version, WriteOutcome},
     ownership::{self, Ownership, TargetObject, is_intact, recorded},
     renewal::{self, Margin, Validity, plus},
+    status::{is_kept, validity_of},
     template::{self, Rendered, Variables},
 };
 use crate::{
@@ -590,18 +590,4 @@ fn is_forced(o: &Observed<'_>) -> bool {
     let request = o.credential.renew_request.as_ref();
     let known = o.memory.renew_request.as_ref().map(|(value, _)| value);
     request == known && o.credential.asks_for_renewal()
-}
-
-/// The validity that a status records.
-pub(crate) fn validity_of(token: &TokenStatus) -> Validity {
-    Validity {
-        issued_at: token.issued_at.0,
-        expires_at: token.expires_at.0,
-    }
-}
-
-/// A status tells a token that is kept until it expires by its renewal time.
-pub(super) fn is_kept(token: &TokenStatus) -> bool {
-    let apart = token.renewal_time.0.duration_since(token.expires_at.0);
-    apart.abs() < SignedDuration::from_micros(2)
 }

@@ -10,7 +10,8 @@ use crate::{
     api::{CreationPolicy, FailureStatus, Reason, ServiceNowCredentialSpec, condition},
     decide::{
         Class, Failure, Outcome, Seen, Step,
-        observed::{CheckedSpec, Remembered, Rival, Version, WriteOutcome},
+        memory::Remembered,
+        observed::{CheckedSpec, Rival, Version, WriteOutcome},
         ownership::{Ownership, TargetObject, judge},
     },
     micro_time,
