@@ -310,26 +310,24 @@ impl Controller {
                 None => self.endpoint.request(key, &*self.clock).await,
             }
         };
-        let request = async {
-            match self.cluster.may_begin() {
-                Ok(()) => request.await,
-                Err(failure) => Err(failure),
-            }
+        let may_begin = self.cluster.may_begin();
+        let sent = may_begin.is_ok();
+        let answer = match may_begin {
+            Ok(()) => AssertUnwindSafe(request).catch_unwind().await,
+            Err(failure) => Ok(Err(failure)),
         };
-        let answer = AssertUnwindSafe(request).catch_unwind().await;
         let answer = answer.unwrap_or_else(|_| Err(panicked("asking for a token")));
-        let result = match &answer {
-            Ok(_) => "Success",
-            Err(failure) => failure.reason().as_str(),
-        };
-        let origin = key.origin();
-        let host = origin.split_once("://").map_or(origin, |(_, host)| host);
-        self.metrics
-            .token_request(host, result, begun.elapsed().as_secs_f64());
-        tracing::debug!(host, result, "token request");
+        let took = begun.elapsed().as_secs_f64();
         let (now, random) = (self.clock.now(), rand::random());
-        let woken = self.with_core(|core| core.broker.complete(key, now, answer, random));
-        self.wake(woken);
+        let answered = self.with_core(|core| core.broker.complete(key, now, answer, random));
+        if sent {
+            let result = answered.failed.map_or("Success", Reason::as_str);
+            let origin = key.origin();
+            let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+            self.metrics.token_request(host, result, took);
+            tracing::debug!(host, result, "token request");
+        }
+        self.wake(answered.woken);
         self.changed.notify_one();
     }
 

@@ -242,7 +242,7 @@ fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
     // Its status is still being written.
     core.broker.ask(&key, another, now);
     core.broker.dispatch(now);
-    let woken = core.broker.complete(&key, now, Ok(a_token()), 0.0);
+    let woken = core.broker.complete(&key, now, Ok(a_token()), 0.0).woken;
     assert!(woken.contains(&name), "{woken:?}");
 }
 
@@ -268,7 +268,7 @@ fn what_is_begun_is_ended_before_more_is_begun() {
     let woken = core.store.apply(sound(&other));
     core.wake(woken);
     core.broker.dispatch(now);
-    let woken = core.broker.complete(&key, now, Ok(a_token()), 0.0);
+    let woken = core.broker.complete(&key, now, Ok(a_token()), 0.0).woken;
     core.wake(woken);
     assert_eq!(core.take(now), Some(begun));
     assert_eq!(core.take(now), Some(other));

@@ -60,6 +60,15 @@ impl<'a> End<'a> {
         let removed =
             previous.is_none_or(|last| matches!(v.o.removed.get(&last.name), Some(Ok(()))));
         if removed && let Some(written) = v.written_target() {
+            if end
+                .status
+                .target
+                .as_ref()
+                .is_some_and(|old| old.name != written.name)
+            {
+                // Whoever fought over the old one does not fight over this.
+                end.memory.put_backs.clear();
+            }
             end.status_mut().target = Some(written);
         }
         end
@@ -84,6 +93,9 @@ impl<'a> End<'a> {
         }
         if wanted && self.v.has_written() {
             return true;
+        }
+        if wanted && self.v.token_is_gone() {
+            return false;
         }
         let seen = if wanted {
             self.v.o.target_seen

@@ -14,6 +14,7 @@ pub struct Failure {
     reason: Reason,
     message: Arc<str>,
     retry_after: Option<SignedDuration>,
+    one_off: bool,
 }
 
 /// How a failure is waited out.
@@ -52,6 +53,7 @@ impl Failure {
             reason,
             message: message.into().into(),
             retry_after: None,
+            one_off: false,
         }
     }
 
@@ -59,6 +61,18 @@ impl Failure {
     pub fn with_retry_after(mut self, retry_after: Option<SignedDuration>) -> Self {
         self.retry_after = retry_after;
         self
+    }
+
+    /// The same failure, which may be one among good answers: instances refuse now and then one of
+    /// several concurrent requests with HTTP 401, and take the next.
+    pub fn as_one_off(mut self, one_off: bool) -> Self {
+        self.one_off = one_off;
+        self
+    }
+
+    /// Whether it may be one among good answers.
+    pub fn is_one_off(&self) -> bool {
+        self.one_off
     }
 
     /// The condition's reason.

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Class, Failure, Transition,
-    observed::{Basis, ByRole, Seen, Version},
+    observed::{Basis, ByRole, CheckedSpec, Seen, Version},
     restarts::Unrestarted,
 };
 use crate::api::{FailureStatus, ServiceNowCredentialStatus, Workload};
@@ -21,6 +21,8 @@ pub struct Memory {
     pub has_written: bool,
     /// The last failure: waiting is not written each time.
     pub failure: Option<Arc<Remembered>>,
+    /// The failure on record that is waited out, which an earlier process met.
+    pub waited: Option<Waited>,
     /// The last failure that the instance was the cause of, and how many in a row: what the cluster
     /// comes to meanwhile does not make it the first again.
     pub shared: Option<(Class, u32)>,
@@ -83,6 +85,18 @@ pub struct Judged {
     pub failure: Failure,
     /// A key of ours has somebody else's value: the target holds no token of ours.
     pub lost: bool,
+}
+
+/// A failure on record that is waited out, and what was to be asked with when that began: a change of
+/// either ends the wait.
+#[derive(Clone, Debug)]
+pub struct Waited {
+    /// When it was met: which failure it is.
+    pub failed_at: Timestamp,
+    /// The spec.
+    pub spec: CheckedSpec,
+    /// The objects that it refers to.
+    pub references: ByRole<Seen>,
 }
 
 /// A failure, and what it was met with: a change of either ends the wait.

@@ -151,14 +151,24 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
     references_exist(&v)?;
     write_has_not_failed(&v)?;
     let v = with_target_read(v)?;
+    if v.waits_for_the_cluster() {
+        own_wait_is_over(&v)?;
+    }
     if !v.needs_token() {
+        if v.names_what_was_never_seen() {
+            client_is_read(&v)?;
+        }
         return Ok(finish(&v, None));
     }
     // A token at hand serves in spite of what its instance has come to since.
     let nothing_at_hand = v.token.is_none() && v.has_failed_like_this();
     let only_a_new_token_helps = nothing_at_hand || (v.target_stands() && !v.basis_has_changed());
-    if only_a_new_token_helps || v.waits_for_the_cluster() {
-        no_wait_is_left(&v)?;
+    if only_a_new_token_helps {
+        own_wait_is_over(&v)?;
+        // Another's request may have brought a token before: that is looked for once.
+        if v.has_looked_under_a_hold() {
+            origin_is_open(&v)?;
+        }
     }
     let (client, exchange) = client_is_read(&v)?;
     let held = match token_is_held(&v, exchange) {
@@ -218,18 +228,23 @@ fn write_has_not_failed(v: &View<'_>) -> Result<(), Step> {
     }
 }
 
-/// Neither a wait of this resource's own is left, remembered or read from its status, nor is the
-/// whole origin held by an outage or a rate limit.
-fn no_wait_is_left(v: &View<'_>) -> Result<(), Step> {
-    // An answer that came in for this resource is looked at first.
-    if v.forced || v.o.asked_at.is_some() {
-        return Ok(());
-    }
+/// A person asked for a renewal now, or an answer came in for this resource, which is looked at first.
+fn is_not_to_wait(v: &View<'_>) -> bool {
+    v.forced || v.o.asked_at.is_some()
+}
+
+/// No wait of this resource's own is left, remembered or read from its status.
+fn own_wait_is_over(v: &View<'_>) -> Result<(), Step> {
     // A write that was begun is seen through.
-    if let Some(failure) = v.wait().filter(|_| !v.has_written()) {
-        return Err(settle::still_waiting(v, failure).into());
+    match v.wait().filter(|_| !is_not_to_wait(v) && !v.has_written()) {
+        Some(failure) => Err(settle::still_waiting(v, failure).into()),
+        None => Ok(()),
     }
-    match &v.o.hold {
+}
+
+/// The whole origin is not held by an outage or a rate limit.
+fn origin_is_open(v: &View<'_>) -> Result<(), Step> {
+    match v.o.hold.as_ref().filter(|_| !is_not_to_wait(v)) {
         Some(hold) => Err(settle::failed_together(v, hold).into()),
         None => Ok(()),
     }
@@ -242,7 +257,7 @@ fn client_is_read<'a>(v: &View<'a>) -> Result<(&'a ClientRead, &'a Exchange), St
         (Some(Err(failure)), _) if failure.class() == Class::Local => {
             Err(settle::failed_locally(v, failure).into())
         }
-        (Some(Err(failure)), _) => Err(settle::failed_alone(v, failure).into()),
+        (Some(Err(failure)), _) => Err(settle::unread(v, failure).into()),
         _ => Err(Step::ReadClient),
     }
 }
@@ -263,8 +278,10 @@ fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, S
     {
         return Err(settle::failed_together(v, failure).into());
     }
-    no_wait_is_left(v)?;
-    if let Some(not_before) = exchange.not_before.filter(|at| *at > v.o.now) {
+    own_wait_is_over(v)?;
+    origin_is_open(v)?;
+    let not_before = exchange.not_before.or_else(|| v.not_before_on_record());
+    if let Some(not_before) = not_before.filter(|at| *at > v.o.now) {
         return Err(settle::too_soon(v, not_before).into());
     }
     Err(Step::Ask(Box::new(v.wish(exchange))))

@@ -10,7 +10,7 @@ use super::{
     backoff::{Attempt, retry_at},
     end::End,
     failure::{Class, class_of},
-    memory::{Judged, Memory, Remembered},
+    memory::{Judged, Memory, Remembered, Waited},
     observed::{Observed, Seen},
     probes::Probe,
     renewal::plus,
@@ -241,6 +241,11 @@ pub(super) fn still_waiting(v: &View<'_>, failure: &FailureStatus) -> Settle {
         let synced = Verdict::new(FALSE, reason, failure.message.clone());
         end.conclude(synced, Expiry::Strict);
     }
+    end.memory.waited = Some(Waited {
+        failed_at: failure.last_time.0,
+        spec: v.spec.clone(),
+        references: v.o.references.map(|seen| seen.cloned()),
+    });
     end.wake = failure.retry_time.as_ref().map(|at| at.0);
     end.wake_at_expiry();
     end.into_settle()
@@ -302,6 +307,16 @@ pub(super) fn failed_alone(v: &View<'_>, failure: &Failure) -> Settle {
     };
     let at = retry_at(&attempt, v.o.now);
     failed(v, failure, record(failure, count, v.o.now, at))
+}
+
+/// What a request is made of could not be read. What the Secret was written for is still known
+/// then: that the status tells of a failure does not make the token on record another.
+pub(super) fn unread(v: &View<'_>, failure: &Failure) -> Settle {
+    let mut settle = failed_alone(v, failure);
+    if v.basis_is_recorded() {
+        settle.memory.basis = Some(v.basis);
+    }
+    settle
 }
 
 fn record(failure: &Failure, count: u32, at: Timestamp, retry: Option<Timestamp>) -> FailureStatus {

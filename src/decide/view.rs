@@ -203,13 +203,33 @@ impl<'a> View<'a> {
             scope: None,
             sha256,
         }));
-        let contents = data
-            .keys()
-            .filter_map(|key| Some((key.as_str(), target.data.get(key)?.as_slice())));
-        let sha256 = template::digest(contents);
+        let sha256 = self.digest_in(target);
         self.target = Some(Cow::Owned(self.target_record(&target.version, sha256)));
         self.adopted = true;
         self
+    }
+
+    /// The digest of what a Secret holds under our keys.
+    fn digest_in(&self, target: &TargetObject) -> String {
+        let keys = self.spec.target_data().keys();
+        template::digest(
+            keys.filter_map(|key| Some((key.as_str(), target.data.get(key)?.as_slice()))),
+        )
+    }
+
+    /// Somebody has edited our token away: the target was read, and holds another value or none.
+    pub(super) fn token_is_gone(&self) -> bool {
+        let (Some(Some(target)), Some(token), Some(recorded)) =
+            (self.o.target, &self.token, self.recorded_target())
+        else {
+            return false;
+        };
+        let held = template::recover_token(self.spec.target_data(), &target.data);
+        // What was written by another spec is another thing.
+        let edited = !target.last_written_by_us && !self.basis_has_changed();
+        (edited || self.basis_is_recorded())
+            && self.digest_in(target) != recorded.sha256
+            && held.map(|held| held.sha256()) != token.sha256
     }
 
     /// A renewal time for a token of this validity.
@@ -328,13 +348,24 @@ impl<'a> View<'a> {
             // Somebody has met the outage since: the broker keeps the wait.
             None if class == Some(Class::Outage) && self.o.origin_is_held => false,
             None if self.o.memory.distrusted_wait == Some(failure.last_time.0) => false,
-            None => {
-                let status = &self.o.credential.status;
-                status.observed_generation == Some(self.o.credential.generation)
-                    && (status.observed.is_empty() || self.request_is_as_recorded())
-            }
+            None => match self.waited().filter(|at| *at == failure.last_time.0) {
+                Some(_) => true,
+                None => {
+                    let status = &self.o.credential.status;
+                    status.observed_generation == Some(self.o.credential.generation)
+                        && (status.observed.is_empty() || self.request_is_as_recorded())
+                }
+            },
         };
         (waiting && stands).then_some(failure)
+    }
+
+    /// The failure that this process has found on record and waits out, if what was asked with is
+    /// still the same: a change of anything else does not end that wait.
+    fn waited(&self) -> Option<Timestamp> {
+        let waited = self.o.memory.waited.as_ref()?;
+        let seen = waited.references.each_ref().map(Option::as_ref);
+        (waited.spec.asks_like(self.spec) && seen == self.o.references).then_some(waited.failed_at)
     }
 
     /// A wait of this resource's own is for the cluster, not for the instance.
@@ -361,6 +392,15 @@ impl<'a> View<'a> {
         self.needs_more_than_a_put_back() || !self.target_stands()
     }
 
+    /// The spec names an object that nobody has named before: whether it exists is not known, and no
+    /// watch tells of it before it changes.
+    pub(super) fn names_what_was_never_seen(&self) -> bool {
+        let mut unseen = self
+            .references()
+            .filter(|(_, seen)| **seen == Seen::Unknown);
+        unseen.any(|(reference, _)| self.observed(reference).is_none())
+    }
+
     /// When the token on record is looked after.
     pub(super) fn due_at(token: &TokenStatus) -> Timestamp {
         if is_kept(token) {
@@ -383,7 +423,7 @@ impl<'a> View<'a> {
         let failed = self
             .last_failure()
             .and_then(|failure| failure.reason.parse::<Reason>().ok())
-            .is_some_and(|reason| class_of(reason) != Class::Local);
+            .is_some_and(|reason| class_of(reason).is_shared());
         self.forced
             || self.o.now >= Self::due_at(token)
             || self.is_distrusted(token)
@@ -404,6 +444,13 @@ impl<'a> View<'a> {
     /// This process knows that the Secret was written for another spec.
     pub(super) fn basis_has_changed(&self) -> bool {
         self.o.memory.basis.is_some_and(|basis| basis != self.basis)
+    }
+
+    /// This process has done so while the whole origin was held.
+    pub(super) fn has_looked_under_a_hold(&self) -> bool {
+        let last = self.o.memory.failure.as_ref();
+        let last = last.and_then(|last| last.failure.reason.parse().ok());
+        last.is_some_and(|reason| class_of(reason).is_of_origin()) && self.has_failed_like_this()
     }
 
     /// The target is as it was left.
@@ -469,7 +516,7 @@ impl<'a> View<'a> {
         if held.validity.expires_at <= now
             || held.validity.is_from_the_future(now)
             || self.is_older_than_force(held.sent_at)
-            || self.has_failed_since(held.at)
+            || (self.is_on_record(held) && self.has_failed_since(held.at))
         {
             return false;
         }
@@ -488,6 +535,18 @@ impl<'a> View<'a> {
             None if held.kept => true,
             None => now < renewal::latest(held.validity, self.margin()),
         }
+    }
+
+    /// No request before this moment, by the record of a token that an earlier process asked for: the
+    /// least interval after a success.
+    pub(super) fn not_before_on_record(&self) -> Option<Timestamp> {
+        let token = self
+            .token
+            .as_deref()
+            .filter(|token| !self.is_distrusted(token))?;
+        let same = self.basis_is_recorded() && self.client_is_as_recorded();
+        let interval = self.o.policy.min_renew_interval;
+        same.then(|| renewal::next_allowed(validity_of(token), interval))
     }
 
     /// Its place in the queue of its origin.

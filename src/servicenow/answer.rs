@@ -94,7 +94,7 @@ pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<Tok
                 answer.status
             ),
         )),
-        400 | 401 => Err(refused(answer, key)),
+        400 | 401 => Err(refused(answer, key).as_one_off(answer.status == 401)),
         _ if is_html(answer, body) => Err(html(origin, body)),
         403 => Err(refused(answer, key)),
         408 | 425 => Err(Failure::new(

@@ -57,7 +57,19 @@ struct OriginState {
     called: Option<(Name, Timestamp)>,
     /// When a request was last queued, if none has ended since.
     asked_at: Option<Timestamp>,
+    /// An earlier process found it down, or was limited by it: one request goes out, and its answer
+    /// says whether it still is.
+    suspected: bool,
     line: Line,
+}
+
+/// What an answer came to.
+#[derive(Debug)]
+pub struct Answered {
+    /// The resources to wake.
+    pub woken: Vec<Name>,
+    /// Why it is no success: an answer may be well formed and yet not acceptable for its key.
+    pub failed: Option<Reason>,
 }
 
 impl Broker {
@@ -109,11 +121,20 @@ impl Broker {
         Some(hold).filter(|hold| hold.retry_at > now || left_to_another)
     }
 
-    /// Queues a request, or joins the one that is queued or on its way.
+    /// Queues a request, or joins the one that is queued or on its way; none is needed where whoever
+    /// asks knows that the token in memory is kept until it expires.
     pub fn ask(&mut self, key: &Arc<SharingKey>, ask: Ask, now: Timestamp) {
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
         origin.asked_at = Some(now);
         let state = known_or_new(&mut self.keys, &mut self.born, key);
+        if !ask.forced
+            && ask
+                .known
+                .as_ref()
+                .is_some_and(|known| state.learns_that_it_is_kept(known))
+        {
+            return;
+        }
         state.waiters.insert(ask.name);
         if state.held.is_none() {
             state.known = newer(state.known.take(), ask.known);
@@ -225,6 +246,12 @@ impl Broker {
         self.keys.contains_key(key)
     }
 
+    /// An earlier process failed at this origin for a reason that holds all of it.
+    pub fn suspect(&mut self, origin: &str) {
+        let state = self.origins.entry(origin.to_owned()).or_default();
+        state.suspected = true;
+    }
+
     /// A rate limit that an earlier process met, and that a status remembers.
     pub fn restore_hold(&mut self, origin: &str, hold: SharedFailure) {
         let state = self.origins.entry(origin.to_owned()).or_default();
@@ -243,10 +270,11 @@ impl Broker {
         let mut out = Vec::new();
         for origin in self.origins.values_mut() {
             let held = origin.hold.as_ref().is_some_and(|h| h.retry_at > now);
-            // One probe at a time for an origin that is down.
-            let limit = match &origin.hold {
-                Some(_) => 1,
-                None => self.limits.per_origin,
+            // One probe at a time for an origin that is down, or may be.
+            let limit = if origin.hold.is_some() || origin.suspected {
+                1
+            } else {
+                self.limits.per_origin
             };
             while origin.under_way < limit
                 && let Some(key) = origin.line.next(now, held)
@@ -289,25 +317,30 @@ impl Broker {
         opens.flatten().filter(|at| *at > now).min()
     }
 
-    /// Takes an answer in, and names the resources to wake. The request was sent when it was
-    /// dispatched.
+    /// Takes an answer in, and tells what it came to. The request was sent when it was dispatched.
     pub fn complete(
         &mut self,
         key: &Arc<SharingKey>,
         now: Timestamp,
         answer: Result<TokenAnswer, Failure>,
         random: f64,
-    ) -> Vec<Name> {
+    ) -> Answered {
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
         origin.under_way = origin.under_way.saturating_sub(1);
         origin.asked_at = None;
         origin.called = None;
+        origin.suspected = false;
         let Some(state) = self.keys.get_mut(key) else {
-            return Vec::new();
+            let failed = answer.err().map(|failure| failure.reason());
+            return Answered {
+                woken: Vec::new(),
+                failed,
+            };
         };
         let sent_at = state.under_way.take().unwrap_or(now);
-        let woken = match answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now))
-        {
+        let judged = answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now));
+        let failed = judged.as_ref().err().map(Failure::reason);
+        let woken = match judged {
             Ok(Judged::Again(at)) => {
                 origin.requeue(key, state, now, at);
                 origin.lift(sent_at, true)
@@ -323,7 +356,8 @@ impl Broker {
                 origin.lift(sent_at, false)
             }
             Err(failure) if matches!(failure.class(), Class::Outage | Class::Held) => {
-                return self.hold_origin(key, failure, sent_at, now, random);
+                let woken = self.hold_origin(key, failure, sent_at, now, random);
+                return Answered { woken, failed };
             }
             Err(failure) => {
                 // Who is not let in by TLS has not met the instance, and says nothing of it.
@@ -337,7 +371,10 @@ impl Broker {
                 woken
             }
         };
-        woken.into_iter().collect()
+        Answered {
+            woken: woken.into_iter().collect(),
+            failed,
+        }
     }
 
     /// The whole origin is down, or asked for fewer requests.
@@ -356,6 +393,10 @@ impl Broker {
         };
         let count = state.count(origin.hold.as_ref(), &failure, sent_at);
         state.failures_before = None;
+        // Whoever asked has ended the wait for what the key itself failed with before.
+        if let Some(before) = &mut state.failure {
+            before.retry_at = before.retry_at.min(now);
+        }
         let hold = share(failure, count, sent_at, now, expires_at, random);
         // What the instance asked for stands, whatever else fails meanwhile.
         let asked_for = origin
@@ -444,10 +485,14 @@ impl Broker {
         let keys = &self.keys;
         self.origins.retain(|origin, state| {
             state.under_way > 0
+                || state.suspected
                 || !state.line.is_empty()
                 || !state.told.is_empty()
                 || state.hold.is_some() && keys.keys().any(|k| k.origin() == origin)
-                || state.hold.as_ref().is_some_and(|hold| hold.retry_at > now)
+                || state
+                    .hold
+                    .as_ref()
+                    .is_some_and(|hold| plus(hold.retry_at, LONGEST_WAIT) > now)
         });
     }
 }

@@ -180,6 +180,28 @@ impl KeyState {
         woken
     }
 
+    /// Somebody has on record when the token in memory expires: an instance that gave the same expiry
+    /// for it later keeps tokens until then, though nobody knew that when the answer came. Returns
+    /// whether that is news.
+    pub(super) fn learns_that_it_is_kept(&mut self, recorded: &Known) -> bool {
+        let Some(held) = self.held.as_mut().filter(|held| !held.kept) else {
+            return false;
+        };
+        let (before, since) = (recorded.validity, held.validity);
+        let slack = MOVED
+            + held
+                .at
+                .duration_since(held.sent_at)
+                .max(SignedDuration::ZERO);
+        let apart = since.issued_at.duration_since(before.issued_at);
+        let moved = since.expires_at.duration_since(before.expires_at);
+        let kept = held.sha256 == recorded.sha256 && apart > slack && moved.abs() <= slack;
+        if kept {
+            Arc::make_mut(held).kept = true;
+        }
+        kept
+    }
+
     pub(super) fn expiry(&self) -> Option<Timestamp> {
         self.known.as_ref().map(|known| known.validity.expires_at)
     }
@@ -189,7 +211,7 @@ impl KeyState {
         let refused_before =
             matches!(self.failures_before, Some((Class::Refused, count)) if count > 0);
         let good_before = self.good_before && self.failure.is_none() && !refused_before;
-        failure.class() == Class::Refused && good_before && !self.one_off_spent
+        failure.is_one_off() && good_before && !self.one_off_spent
     }
 
     pub(super) fn judge(

@@ -6,7 +6,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::watch, task::JoinHandle};
@@ -22,6 +22,7 @@ tokio::task_local! {
 
 /// A request whose connection is being opened. Dropping it gives the connection up.
 pub struct Prepared {
+    begun: Instant,
     may_go: watch::Sender<bool>,
     answer: JoinHandle<Result<TokenAnswer, Failure>>,
 }
@@ -37,9 +38,10 @@ impl Prepared {
         (&mut self.answer).await.ok()
     }
 
-    /// Its connection could not be made, or was given up.
+    /// Its connection could not be made, or was given up; or its moment has passed, and the other
+    /// side may have given it up.
     pub fn is_over(&self) -> bool {
-        self.answer.is_finished()
+        self.answer.is_finished() || self.begun.elapsed() > HeldBack::LONGEST
     }
 }
 
@@ -55,6 +57,7 @@ pub(super) fn hold_back(
 ) -> Prepared {
     let (may_go, wait) = watch::channel(false);
     Prepared {
+        begun: Instant::now(),
         may_go,
         answer: tokio::spawn(MAY_GO.scope(wait, request)),
     }
@@ -155,6 +158,14 @@ mod tests {
         };
         let (answer, ()) = tokio::join!(prepared.send(), instance);
         assert_eq!(answer.unwrap().unwrap().expires_in, Some(9));
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_moment_has_passed_is_not_used() {
+        let mut prepared = super::hold_back(std::future::pending());
+        assert!(!prepared.is_over());
+        prepared.begun -= super::HeldBack::LONGEST;
+        assert!(prepared.send().await.is_none());
     }
 
     #[tokio::test]

@@ -15,9 +15,9 @@ pub use round::Round;
 
 use super::{Bounds, queue::Queue};
 use crate::{
-    api::{FailureStatus, Reason},
+    api::FailureStatus,
     decide::{
-        Credential, Failure, Memory, Name, Seen,
+        Class, Credential, Failure, Memory, Name, Seen,
         observed::{Basis, ClientRead, Policy},
         probes::{Probe, Probes},
         validity_of,
@@ -132,12 +132,20 @@ impl Core {
         self.queue.take()
     }
 
-    /// A rate limit outlives a restart: it holds those too whose status does not know of it.
+    /// A rate limit outlives a restart: it holds those too whose status does not know of it. Where one
+    /// is over, or the origin was down, it may still be so: one asks at a time until there is an answer.
     fn restore_holds(&mut self, now: Timestamp) {
         for credential in &self.store.all() {
-            let limited = |f: &&FailureStatus| f.reason == Reason::RateLimited.as_str();
-            let wait = credential.recorded_failure(now, now).filter(limited);
-            if let (Some(origin), Some(hold)) = (origin_of(credential), wait.and_then(recorded)) {
+            let Some(origin) = origin_of(credential) else {
+                continue;
+            };
+            // Waiting is not told each time, so what is told may be old.
+            let told = credential.status.failure.as_ref().and_then(recorded);
+            if told.is_some_and(|told| told.failure.class().is_of_origin()) {
+                self.broker.suspect(origin);
+            }
+            let waits = credential.recorded_failure(now, now).and_then(recorded);
+            if let Some(hold) = waits.filter(|hold| hold.failure.class() == Class::Held) {
                 self.broker.restore_hold(origin, hold);
             }
         }

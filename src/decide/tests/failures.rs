@@ -145,7 +145,7 @@ fn a_rate_limit_that_was_lifted_does_not_live_on_in_a_status() {
     let scene = Scene::synced().at(1200).reads_client().asked(1200);
     let limited = shared(Reason::RateLimited, 1, 1200, 4800);
     let scene = scene.answered(Err(limited.clone())).ended().restarted();
-    let held = scene.clone().at(1210).held_by(limited);
+    let held = scene.clone().at(1210).held_by(limited).reads_client();
     assert_eq!(held.end().outcome, Outcome::Failed(Reason::RateLimited));
     assert!(scene.at(1210).wants_to_read_client());
 }
@@ -185,7 +185,8 @@ fn the_renew_annotation_ends_a_wait_and_a_hold() {
 #[test]
 fn a_resource_held_by_anothers_outage_says_so() {
     let outage = shared(Reason::InstanceUnavailable, 3, 1198, 1206);
-    let end = Scene::synced().at(1200).held_by(outage.clone()).end();
+    let held = Scene::synced().at(1200).held_by(outage.clone());
+    let end = held.reads_client().end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::InstanceUnavailable));
     // It is woken to probe, or when the outage is over; the timer is for the day it is not.
     assert_eq!(end.wake, Some(at(1266)));
@@ -195,6 +196,32 @@ fn a_resource_held_by_anothers_outage_says_so() {
     // A resource that wants nothing is not concerned.
     let at_rest = Scene::synced().at(1199).held_by(outage).end();
     assert_eq!(at_rest.outcome, Outcome::Synced);
+}
+
+#[test]
+fn a_token_at_hand_serves_while_the_whole_origin_is_held() {
+    let limited = shared(Reason::RateLimited, 1, 1190, 4790);
+    let due = Scene::synced().at(1200).held_by(limited.clone());
+    assert!(due.wants_to_read_client(), "another may have brought one");
+    due.clone()
+        .holding(held("second", 600, 1800))
+        .reads_client()
+        .writes();
+    // Nothing was at hand: that is not looked for again while the hold lasts.
+    let nothing = due.reads_client().ended().at(1300);
+    assert_eq!(nothing.end().outcome, Outcome::Failed(Reason::RateLimited));
+    // The write of an answer has failed, and the origin is held since.
+    let mut failed = Scene::synced().at(1200).reads_client().asked(1200);
+    failed = failed.answered(Ok(held("second", 1200, 1800)));
+    let refused = Failure::new(Reason::InternalError, "not now");
+    let failed = failed.write_ended(WriteOutcome::Failed(refused)).ended();
+    let failed = failed.held_by(shared(Reason::RateLimited, 1, 1200, 4800));
+    failed.at(1202).reads_client().writes();
+    // Somebody has touched the client Secret; its bytes are the same.
+    let touched = Scene::synced().at(700).client_changed(11).held_by(limited);
+    assert!(touched.wants_to_read_client());
+    let same = touched.holding(held("first", 0, 1800)).reads_client();
+    assert_eq!(same.end().outcome, Outcome::Synced);
 }
 
 #[test]
@@ -316,6 +343,22 @@ fn a_bug_is_said_backed_off_and_left_behind() {
 }
 
 #[test]
+fn after_a_restart_a_moment_without_the_kubernetes_api_costs_no_request() {
+    let mut scene = Scene::synced().restarted().at(700);
+    // What was created while another led was named after the list of Secrets, and is not known.
+    let known = std::mem::replace(&mut scene.client_seen, Seen::Unknown);
+    assert!(scene.wants_to_read_client());
+    scene.client = Some(Err(Failure::new(Reason::InternalError, "not now")));
+    let scene = scene.ended().at(702);
+    assert_eq!(scene.synced_state(), is("False", Reason::InternalError));
+    assert!(scene.wants_to_read_client());
+    let mut scene = scene;
+    scene.client_seen = known;
+    let scene = scene.reads_client().ended();
+    assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
+}
+
+#[test]
 fn a_refusal_is_not_the_first_again_for_what_the_cluster_comes_to_meanwhile() {
     let scene = refused(5, 1200, 1680).ended().restarted().at(1700);
     // The API server does not give the client Secret.
@@ -353,18 +396,45 @@ fn a_resource_that_lost_its_secret_queues_with_the_new_ones() {
 }
 
 #[test]
-fn a_token_that_was_answered_after_a_failure_serves_though_it_was_asked_for_before() {
+fn a_token_at_hand_serves_after_a_failure_and_the_one_on_record_is_no_success() {
     let outage = shared(Reason::InstanceUnavailable, 1, 1201, 1202);
-    let failed = Scene::synced().at(1201).held_by(outage).ended();
+    let failed = Scene::synced().at(1201).held_by(outage);
+    let failed = failed.reads_client().ended();
     let mut failed = failed.at(1203).reads_client();
     (failed.hold, failed.exchange) = (None, Exchange::default());
-    let answered = |second| {
-        let mut token = held("second", 1200, 1800);
-        token.at = at(second);
-        failed.clone().holding(token)
+    failed.clone().holding(held("second", 1200, 1800)).writes();
+    failed.holding(held("first", 0, 1800)).asks();
+}
+
+#[test]
+fn after_a_restart_only_what_is_asked_with_ends_the_wait_for_a_refused_client() {
+    let waits = refused(7, 1200, 3120).ended().restarted().at(1300).ended();
+    let margin = |scene: &Scene| {
+        let scene = scene.clone().at(1310);
+        scene.with_spec(|spec| {
+            spec.renewal.get_or_insert_default().renew_before_percentage = Some(50)
+        })
     };
-    answered(1203).writes();
-    answered(1200).asks();
+    let end = margin(&waits).end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::AccessDenied));
+    // Each process finds it anew.
+    let end = margin(&margin(&waits).ended()).end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::AccessDenied));
+    let elsewhere = waits
+        .clone()
+        .with_spec(|spec| spec.instance = "dev2".to_owned());
+    assert!(elsewhere.wants_to_read_client());
+    assert!(waits.client_changed(11).wants_to_read_client());
+}
+
+#[test]
+fn the_least_interval_outlives_a_restart() {
+    let mut scene = Scene::synced().restarted().at(60).renew_requested("now");
+    scene.policy.min_renew_interval = seconds(600);
+    let scene = scene.reads_client();
+    let end = scene.end();
+    assert_eq!((end.outcome, end.wake), (Outcome::Waiting, Some(at(600))));
+    scene.at(600).asks();
 }
 
 #[test]

@@ -70,7 +70,8 @@ impl World {
         self.under_way = later;
         for UnderWay { key, answer, .. } in due {
             let random = self.random;
-            let woken = self.core.broker.complete(&key, self.now, answer, random);
+            let answered = self.core.broker.complete(&key, self.now, answer, random);
+            let woken = answered.woken;
             self.core.broker.sweep(self.now);
             self.core.wake(woken);
         }

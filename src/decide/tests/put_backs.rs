@@ -92,6 +92,23 @@ fn an_expired_token_is_not_put_back() {
 }
 
 #[test]
+fn ready_is_false_while_an_edited_target_cannot_be_put_back() {
+    let mut edited = first_secret(101);
+    edited.data.insert("token".to_owned(), b"mine".to_vec());
+    let outage = shared(Reason::InstanceUnavailable, 1, 5, 30);
+    // A process that has just begun has no token at hand.
+    let scene = Scene::synced().restarted().at(10).held_by(outage);
+    let scene = scene.reads_client();
+    let away = scene.clone().reads_target(edited).ended();
+    assert_eq!(away.ready(), is("False", Reason::InstanceUnavailable));
+    // The token is there, whatever else was changed.
+    let mut labelled = first_secret(101);
+    labelled.labels.clear();
+    let stands = scene.reads_target(labelled).ended();
+    assert_eq!(stands.ready(), is("True", Reason::TokenValid));
+}
+
+#[test]
 fn an_edited_target_is_put_back_and_an_annotated_one_is_left() {
     let mut edited = first_secret(101);
     edited.data.insert("token".to_owned(), b"mine".to_vec());

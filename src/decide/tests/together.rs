@@ -249,6 +249,23 @@ fn while_one_probes_an_origin_that_is_down_the_others_read_nothing() {
 }
 
 #[test]
+fn after_a_restart_an_origin_that_is_down_is_probed_by_one() {
+    let names: Vec<String> = (0..20).map(|n| format!("r{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = World::with(&names);
+    for (n, name) in names.iter().enumerate() {
+        world.change(name, |spec| spec.scopes = vec![format!("key-{n}")]);
+    }
+    let down = || Failure::new(Reason::InstanceUnavailable, "down");
+    world.answer = Box::new(move |_, _| (seconds(14), Err(down())));
+    world.run_until(900);
+    let before = world.requests.len();
+    world.restart();
+    world.run_until(912);
+    assert_eq!(world.requests.len(), before + 1);
+}
+
+#[test]
 fn a_rate_limit_outlives_a_restart_for_those_who_did_not_know_of_it() {
     let mut world = World::with(&["a"]);
     let limited =

@@ -82,6 +82,23 @@ fn a_person_gets_through_a_rate_limit_and_success_lifts_it_for_all() {
 }
 
 #[test]
+fn a_person_who_meets_an_outage_is_told_of_it_and_not_of_the_refusal_before() {
+    let mut desk = Desk::new();
+    desk.ask_and(at(0), failure(Reason::AccessDenied));
+    let forced = Ask {
+        forced: true,
+        ..wish("a")
+    };
+    desk.broker.ask(&desk.key.clone(), forced, at(5));
+    desk.send_and(at(5), failure(Reason::InstanceUnavailable));
+    let told = desk.exchange().failure.unwrap();
+    assert_eq!(told.failure.reason(), Reason::InstanceUnavailable);
+    // The next refusal is not the first again.
+    desk.ask_and(told.retry_at, failure(Reason::AccessDenied));
+    assert_eq!(desk.exchange().failure.unwrap().count, 2);
+}
+
+#[test]
 fn an_origin_that_is_down_gets_one_probe_at_a_time_and_all_are_released_on_recovery() {
     let mut desk = Desk::new();
     let keys: Vec<_> = (0..6).map(|n| key_of("dev1", &format!("s{n}"))).collect();
@@ -97,7 +114,7 @@ fn an_origin_that_is_down_gets_one_probe_at_a_time_and_all_are_released_on_recov
     assert_eq!(probe.len(), 1);
     assert_eq!(desk.broker.dispatch(at(1)), []);
     let down = failure(Reason::InstanceHibernating);
-    let told = desk.broker.complete(&probe[0], at(2), down, 0.0);
+    let told = desk.broker.complete(&probe[0], at(2), down, 0.0).woken;
     assert_eq!(told.len(), 6, "everyone who waits is told");
     assert_eq!(
         desk.broker.dispatch(at(3)),
@@ -234,6 +251,24 @@ fn a_hold_outlives_sweeping_and_a_restored_one_holds() {
     desk.broker.ask(&desk.key.clone(), wish("a"), at(1));
     assert_eq!(desk.broker.dispatch(at(599)), []);
     assert_eq!(desk.broker.dispatch(at(600)).len(), 1);
+}
+
+#[test]
+fn an_origin_that_an_earlier_process_found_down_is_asked_by_one_until_it_answers() {
+    for answered in [answer("t", Some(1800)), failure(Reason::AccessDenied)] {
+        let mut desk = Desk::new();
+        desk.broker.suspect(desk.key.origin());
+        desk.broker.sweep(at(0));
+        let keys = ["a", "b", "c"].map(|secret| key_of("dev1", secret));
+        for key in &keys {
+            desk.broker.ask(key, wish(key.client_id()), at(1));
+        }
+        let first = desk.broker.dispatch(at(1));
+        assert_eq!(first.len(), 1);
+        assert_eq!(desk.broker.dispatch(at(1)), []);
+        desk.broker.complete(&first[0], at(2), answered, 0.0);
+        assert_eq!(desk.broker.dispatch(at(2)).len(), 2);
+    }
 }
 
 #[test]

@@ -107,8 +107,8 @@ impl Trial {
                 answer(&format!("t{}", self.tokens), Some(30))
             }
         };
-        let woken = self.broker.complete(&key, self.now, answer, 0.5);
-        for name in woken {
+        let answered = self.broker.complete(&key, self.now, answer, 0.5);
+        for name in answered.woken {
             self.waiting.retain(|(k, who)| {
                 *who != name || self.broker.exchange(&self.keys[*k], who).asked_at.is_some()
             });

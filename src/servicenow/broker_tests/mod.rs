@@ -68,7 +68,8 @@ fn answer(token: &str, expires_in: Option<i64>) -> Result<TokenAnswer, Failure> 
 }
 
 fn failure(reason: Reason) -> Result<TokenAnswer, Failure> {
-    Err(Failure::new(reason, "It failed."))
+    let refused = reason == Reason::AccessDenied;
+    Err(Failure::new(reason, "It failed.").as_one_off(refused))
 }
 
 fn limited(retry_after: Option<i64>) -> Result<TokenAnswer, Failure> {
@@ -101,13 +102,13 @@ impl Desk {
     fn ask_and(&mut self, now: Timestamp, answer: Result<TokenAnswer, Failure>) -> Vec<Name> {
         self.broker.ask(&self.key, wish("a"), now);
         assert_eq!(self.broker.dispatch(now), std::slice::from_ref(&self.key));
-        self.broker.complete(&self.key, now, answer, 0.0)
+        self.broker.complete(&self.key, now, answer, 0.0).woken
     }
 
     /// Sends what is queued, and has the answer in.
     fn send_and(&mut self, now: Timestamp, answer: Result<TokenAnswer, Failure>) -> Vec<Name> {
         assert_eq!(self.broker.dispatch(now), std::slice::from_ref(&self.key));
-        self.broker.complete(&self.key, now, answer, 0.0)
+        self.broker.complete(&self.key, now, answer, 0.0).woken
     }
 
     fn exchange(&self) -> Exchange {

@@ -61,6 +61,14 @@ fn a_first_refusal_among_good_answers_is_tried_once_more_after_a_second_and_nobo
 }
 
 #[test]
+fn a_refusal_that_names_a_lasting_cause_is_not_tried_once_more() {
+    let mut desk = Desk::with("t");
+    let lasting = Failure::new(Reason::AccessDenied, "HTTP 400: unauthorized_client");
+    assert_eq!(desk.ask_and(at(1200), Err(lasting)), [name("a")]);
+    assert_eq!(desk.wait(at(1200)), 30);
+}
+
+#[test]
 fn a_refusal_of_a_client_that_was_never_good_counts_at_once() {
     let mut desk = Desk::new();
     assert_eq!(

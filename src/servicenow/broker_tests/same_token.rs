@@ -12,7 +12,8 @@ fn same_token(expires_in: Option<i64>) -> ((i64, i64), bool) {
     let key = desk.key.clone();
     let woken = desk
         .broker
-        .complete(&key, at(1201), answer("t", expires_in), 0.0);
+        .complete(&key, at(1201), answer("t", expires_in), 0.0)
+        .woken;
     assert_eq!(woken, [name("a")]);
     let held = desk.exchange().held.unwrap();
     assert_eq!(held.sent_at, at(1200));
@@ -38,6 +39,29 @@ fn the_same_token_is_judged_against_the_recorded_expiry() {
         (None, (recorded, true), "nothing said"),
     ] {
         assert_eq!(same_token(expires_in), expected, "{why}: {expires_in:?}");
+    }
+}
+
+#[test]
+fn that_a_token_is_kept_is_learned_from_whoever_has_it_on_record() {
+    for (issued_at, expires_at, kept) in [(0, 1800, true), (599, 1800, false), (0, 1200, false)] {
+        // A process that has just begun is given a token that it has not seen before.
+        let mut desk = Desk::new();
+        let asked = desk.ask_and(at(600), answer("t", Some(1200)));
+        assert_eq!(asked, [name("a")]);
+        let held = desk.exchange().held.unwrap();
+        let validity = Validity {
+            issued_at: at(issued_at),
+            expires_at: at(expires_at),
+        };
+        let known = Some(Known {
+            sha256: held.sha256.clone(),
+            validity,
+        });
+        let ask = Ask { known, ..wish("b") };
+        desk.broker.ask(&desk.key.clone(), ask, at(700));
+        assert_eq!(desk.exchange().held.unwrap().kept, kept, "{issued_at}");
+        assert_eq!(desk.broker.dispatch(at(700)).is_empty(), kept);
     }
 }
 
@@ -107,7 +131,8 @@ fn a_token_that_is_over_when_it_comes_is_no_valid_answer() {
     desk.broker.ask(&desk.key.clone(), wish("a"), at(0));
     desk.broker.dispatch(at(0));
     let key = desk.key.clone();
-    desk.broker.complete(&key, at(2), answer("t", Some(1)), 0.0);
+    let answered = desk.broker.complete(&key, at(2), answer("t", Some(1)), 0.0);
+    assert_eq!(answered.failed, Some(Reason::InvalidResponse));
     let failure = desk.exchange().failure.unwrap().failure;
     assert_eq!(failure.reason(), Reason::InvalidResponse);
 }

@@ -20,7 +20,8 @@ fn one_request_serves_all_with_the_same_key() {
     let key = desk.key.clone();
     let woken = desk
         .broker
-        .complete(&key, at(2), answer("t", Some(60)), 0.0);
+        .complete(&key, at(2), answer("t", Some(60)), 0.0)
+        .woken;
     assert_eq!(woken, ["a", "b", "c", "late"].map(name));
     assert_eq!(
         desk.validity(),
@@ -50,7 +51,7 @@ fn a_different_secret_with_the_same_id_shares_nothing() {
     assert_eq!(desk.broker.dispatch(at(1)), std::slice::from_ref(&other));
     let refused = failure(Reason::AccessDenied);
     assert_eq!(
-        desk.broker.complete(&other, at(1), refused, 0.0),
+        desk.broker.complete(&other, at(1), refused, 0.0).woken,
         [name("b")]
     );
     assert_eq!(desk.exchange().failure, None);
@@ -110,7 +111,8 @@ fn the_last_to_leave_takes_the_request_along() {
     desk.broker.leave(&name("a"));
     let woken = desk
         .broker
-        .complete(&key, at(1800), answer("t", Some(0)), 0.0);
+        .complete(&key, at(1800), answer("t", Some(0)), 0.0)
+        .woken;
     assert_eq!(woken, []);
     assert_eq!(desk.broker.dispatch(at(1900)), []);
 }
@@ -148,14 +150,16 @@ fn two_keys_do_not_mix() {
     assert_eq!(desk.broker.dispatch(at(0)).len(), 2);
     let woken = desk
         .broker
-        .complete(&other, at(1), answer("o", Some(60)), 0.0);
+        .complete(&other, at(1), answer("o", Some(60)), 0.0)
+        .woken;
     assert_eq!(woken, [name("b")]);
     assert_eq!(desk.exchange().asked_at, Some(at(0)));
     assert_eq!(desk.exchange().held, None);
     let key = desk.key.clone();
     let woken = desk
         .broker
-        .complete(&key, at(2), failure(Reason::AccessDenied), 0.0);
+        .complete(&key, at(2), failure(Reason::AccessDenied), 0.0)
+        .woken;
     assert_eq!(woken, [name("a")]);
     let held = desk.broker.exchange(&other, &name("b")).held.unwrap();
     assert_eq!(held.token.expose(), "o");
