@@ -4,7 +4,7 @@ use rand::Rng as _;
 use servicenow_credential_operator::decide::Name;
 
 use crate::{
-    cluster::name,
+    cluster::{name, writer},
     event::Event,
     instance::Trouble,
     operator::Watch,
@@ -35,7 +35,7 @@ impl Run {
                 // It is met whenever it is met, and asked again after a second.
                 let excuse = self.promises.clients.entry((instance, client)).or_default();
                 excuse.extend(self.now + CAUGHT_UP);
-                self.promises.give((instance, client));
+                self.promises.give((instance, client), self.now);
             }
             Befalls::ApiAway(lasts) => {
                 self.api_away += 1;
@@ -130,7 +130,7 @@ impl Run {
                 | Trouble::NotTrusted => excuse.end_outage(now, 0),
             }
             // Whoever was to be asked meanwhile is asked, kept or not.
-            run.promises.give_instance(instance);
+            run.promises.give_instance(instance, now);
             Ok(())
         };
         self.after(lasts, Event::Over(Box::new(over)));
@@ -147,8 +147,8 @@ impl Run {
             self.promises.forget_refusals();
         }
         // What seems due is asked for, and what was kept until its expiry is learned anew.
-        self.promises.give_all();
-        self.promises.give_all();
+        self.promises.clock_set(self.now);
+        self.promises.clock_set(self.now);
         self.promises
             .everything
             .extend(self.now + NOTICED + CAUGHT_UP);
@@ -161,7 +161,7 @@ impl Run {
     /// The operator's loop goes round, and sees that the clock was set.
     pub(crate) fn clock_set(&mut self, by: Micros) -> Done {
         // What was told between the two is set back too.
-        self.promises.give_all();
+        self.promises.clock_set(self.now);
         for index in 0..2 {
             let epoch = self.epochs[index];
             if let Some(operator) = self.operators[index].as_mut() {
@@ -220,7 +220,7 @@ impl Run {
     fn excuse_client(&mut self, client: (usize, usize)) {
         let until = (self.now + NOTICED).max(self.promises.blind_until) + CAUGHT_UP;
         self.promises.clients.entry(client).or_default().end(until);
-        self.promises.give(client);
+        self.promises.give(client, self.now);
     }
 
     fn deed(&mut self, resource: usize, deed: Deed) {
@@ -229,7 +229,7 @@ impl Run {
             return;
         };
         let target = credential.target_secret();
-        self.promises.give(self.plan.clients[resource]);
+        self.promises.give(self.plan.clients[resource], self.now);
         let until = (self.now + NOTICED).max(self.promises.blind_until) + CAUGHT_UP;
         self.promises
             .resources
@@ -238,16 +238,19 @@ impl Run {
             .extend(until);
         match deed {
             Deed::Renew => {
+                self.promises.force(self.plan.clients[resource].0);
                 let value = self.now.to_string();
                 self.cluster.annotate(&who, value);
             }
             Deed::DeleteTarget => {
                 if let Some(target) = target {
+                    self.give_the_writer(&target);
                     self.cluster.remove_secret(&target);
                 }
             }
             Deed::EditTarget => {
                 if let Some(target) = target {
+                    self.give_the_writer(&target);
                     self.cluster.edit_secret(&target);
                 }
             }
@@ -295,6 +298,14 @@ impl Run {
         }
     }
 
+    /// Whoever wrote a Secret needs its token again, and it may be another than who wants it too.
+    fn give_the_writer(&mut self, target: &Name) {
+        let writer = self.cluster.secrets.get(target).and_then(writer);
+        if let Some(client) = writer.and_then(|writer| self.client_of_resource(&writer)) {
+            self.promises.give(client, self.now);
+        }
+    }
+
     fn rename(&mut self, who: &Name, target: String) {
         self.cluster.change(who, |spec| {
             spec.target.get_or_insert_default().name = Some(target);
@@ -317,7 +328,7 @@ impl Run {
                 .or_default()
                 .end(until);
             if let Some(client) = run.client_of_resource(&who) {
-                run.promises.give(client);
+                run.promises.give(client, run.now);
             }
             Ok(())
         };
@@ -338,7 +349,7 @@ impl Run {
         let client @ (instance, number) = self.plan.clients[resource];
         let spec = spec(instance, number, self.plan.margins[resource].clone());
         self.cluster.create(&who, spec, self.now);
-        self.promises.created(client);
+        self.promises.created(client, self.now);
         let until = (self.now + NOTICED).max(self.promises.blind_until) + CAUGHT_UP;
         self.promises
             .resources

@@ -1,7 +1,7 @@
 //! The cluster: resources and Secrets as the API server keeps them, and what its watches tell.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -70,6 +70,8 @@ pub struct Cluster {
     pub clients: ByName<ClientSecret>,
     /// What the watches have not told yet.
     pub news: Vec<News>,
+    /// Secrets that somebody else has deleted or edited since they were written.
+    pub taken: HashSet<Name, FixedState>,
     version: u64,
 }
 
@@ -193,6 +195,11 @@ impl Cluster {
 
     /// Somebody deletes a Secret.
     pub fn remove_secret(&mut self, secret: &Name) {
+        self.take_away(secret);
+        self.taken.insert(secret.clone());
+    }
+
+    fn take_away(&mut self, secret: &Name) {
         let version = self.next_version();
         if self.secrets.remove(secret).is_some() {
             self.news.push(News::SecretGone(secret.clone(), version));
@@ -207,6 +214,7 @@ impl Cluster {
             target.version.resource_version = version;
             target.others = vec!["kubectl-edit".to_owned()];
             target.last_written_by_us = false;
+            self.taken.insert(secret.clone());
             let news = News::Secret(secret.clone(), target.version.clone());
             self.news.push(news);
         }
@@ -268,6 +276,7 @@ impl Cluster {
         let after = written(credential, desired, version.clone());
         self.news
             .push(News::Secret(secret.clone(), version.clone()));
+        self.taken.remove(secret);
         let before = self.secrets.insert(secret.clone(), after);
         Written {
             outcome: WriteOutcome::Done(version),
@@ -275,12 +284,15 @@ impl Cluster {
         }
     }
 
-    /// Deletes a target by its uid, as the operator does with one of an old name.
-    pub fn remove_previous(&mut self, secret: &Name, uid: &str) {
-        let known = self.secrets.get(secret).map(|s| s.version.uid.clone());
-        if known.as_deref() == Some(uid) {
-            self.remove_secret(secret);
+    /// Deletes a target by its uid, as the operator does with one of an old name; returns whether it
+    /// was there.
+    pub fn remove_previous(&mut self, secret: &Name, uid: &str) -> bool {
+        let known = self.secrets.get(secret);
+        let same = known.is_some_and(|known| known.version.uid == uid);
+        if same {
+            self.take_away(secret);
         }
+        same
     }
 
     /// Writes the status of the resource with this uid; `None` where it is gone.

@@ -45,6 +45,8 @@ pub(crate) enum Event {
     Wrote(usize, u32, usize, Box<Outcome>),
     /// A token in a Secret is over: there should be another by now.
     Check(Name),
+    /// Every resource is looked at.
+    LookAtAll,
     /// Garbage collection.
     Collect(Name, String),
 }

@@ -124,6 +124,17 @@ impl Instance {
         }
     }
 
+    /// What a client was given last.
+    pub fn current(&self, client: usize) -> Option<Issued> {
+        let token = self.clients[client].current?;
+        Some(Issued {
+            instance: self.index,
+            client,
+            number: token.number,
+            expires: token.first_expiry,
+        })
+    }
+
     /// When a token of this instance is over.
     pub fn expiry(&self, token: Issued) -> Micros {
         let current = self.clients[token.client].current;
@@ -188,7 +199,7 @@ fn troubled(trouble: Trouble) -> Answer {
         Trouble::Hibernates => failure(Reason::InstanceHibernating),
         Trouble::Limits(seconds) => failure(Reason::RateLimited)
             .with_retry_after(seconds.map(|seconds| span(seconds * SECOND))),
-        Trouble::Refuses => failure(Reason::AccessDenied),
+        Trouble::Refuses => failure(Reason::AccessDenied).as_one_off(true),
         Trouble::Garbles => failure(Reason::InvalidResponse),
         Trouble::NotTrusted => failure(Reason::TlsFailed),
     };

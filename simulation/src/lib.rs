@@ -16,9 +16,13 @@
 //! | `secrets` | what is promised of a Secret |
 //! | `ending` | how all becomes well in the end, and stays so |
 //! | [`promises`] | what is promised, and what excuses the operator for how long |
+//! | `alone` | for how long an instance is to be left alone after a failure |
+//! | `whole` | what is promised of a resource at any time: its Secret is there, and Ready is true |
+//! | `tamper` | faults in the operator, to show that the promises notice |
 //!
 //! The same seed is the same run: nothing but the seed is random, and no clock is read.
 
+mod alone;
 mod bad_days;
 pub mod cluster;
 mod ending;
@@ -30,13 +34,16 @@ pub mod promises;
 mod replicas;
 pub mod run;
 mod secrets;
+mod tamper;
 pub mod time;
 mod turn;
+mod whole;
 mod wire;
 
 pub use plan::Size;
 pub use promises::Broken;
-pub use run::{Run, Statistics, Tamper};
+pub use run::{Run, Statistics};
+pub use tamper::Tamper;
 
 /// Runs a seed to its end.
 ///

@@ -101,6 +101,7 @@ pub struct Operator {
     pub tick: Option<Micros>,
     /// It leads, or is alone.
     pub leads: bool,
+    listed: [bool; 2],
     swept: Micros,
 }
 
@@ -118,6 +119,7 @@ impl Operator {
             secrets: Stream::default(),
             tick: None,
             leads: false,
+            listed: [false; 2],
             swept: now,
         };
         operator.resources.broken = true;
@@ -152,13 +154,16 @@ impl Operator {
                     woken.extend(store.secrets.listed(&mut relist, name, version.clone()));
                 }
                 woken.extend(store.secrets.end_relist(&relist));
-                self.core.all_listed();
             }
         }
         self.core.wake(woken);
         let stream = self.stream(watch);
         stream.broken = false;
         stream.last = 0;
+        self.listed[watch as usize] = true;
+        if self.listed == [true; 2] {
+            self.core.all_listed();
+        }
     }
 
     /// The watch tells something.

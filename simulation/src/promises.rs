@@ -3,9 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use servicenow_credential_operator::decide::Name;
+use servicenow_credential_operator::{
+    api::Reason,
+    decide::{Class, Failure, Name},
+};
 
 use crate::{
+    alone::Alone,
+    bad_days::{CAUGHT_UP, NOTICED},
     cluster::ByName,
     time::{HOUR, MINUTE, Micros, SECOND},
 };
@@ -31,7 +36,7 @@ pub struct Excuse {
 }
 
 /// No token of a run lives longer.
-const LONGEST_LIFETIME: Micros = HOUR;
+const LONGEST_LIFETIME: Micros = 12 * HOUR;
 /// Those who wait for the end of an outage are served within this time of its being noticed.
 const SERVED: Micros = 20 * SECOND;
 
@@ -103,17 +108,31 @@ pub struct Good {
 pub struct Ledger {
     /// When a token is due at the earliest.
     earliest: Option<Micros>,
-    /// Requests that something has given it: a kill, a change, a person.
-    credit: u32,
+    /// Requests that something has given it, and when: a kill, a change, a person.
+    credit: Vec<Micros>,
+    /// When the last token that it brought is over.
+    expiry: Option<Micros>,
+    /// After answers that were not acceptable.
+    alone: Option<Alone>,
     refusals: Vec<Micros>,
     /// Its last answer was one.
     refused: bool,
     /// Whoever was refused last was killed: the status of its resource alone tells of it.
     forgotten: bool,
+    /// Whoever was given a token last was killed: another does not see that it is given again.
+    unknown: bool,
 }
 
 /// More than this is never given.
-const MOST_CREDIT: u32 = 4;
+const MOST_CREDIT: usize = 4;
+
+impl Ledger {
+    fn give(&mut self, now: Micros) {
+        if self.credit.len() < MOST_CREDIT {
+            self.credit.push(now);
+        }
+    }
+}
 
 /// All that is watched.
 #[derive(Default)]
@@ -127,10 +146,12 @@ pub struct Promises {
     /// By resource.
     pub resources: ByName<Excuse>,
     ledgers: BTreeMap<Client, Ledger>,
-    /// Until when an instance is to be left alone, since when, and whether it said so itself.
-    alone: BTreeMap<usize, (Micros, Micros)>,
-    /// Instances that a person may ask about in spite of that.
+    /// Instances that are to be left alone.
+    alone: BTreeMap<usize, Alone>,
+    /// Renewals that people have asked for, by instance: they go out in spite of that.
     forced: BTreeMap<usize, u32>,
+    /// Requests of the living that have no answer yet, by instance.
+    under_way: BTreeMap<usize, u32>,
     rounds: ByName<(Micros, u32)>,
     /// A watch is silent until then: what people do is not seen.
     pub blind_until: Micros,
@@ -139,8 +160,14 @@ pub struct Promises {
 }
 
 impl Promises {
-    /// Until when a resource is excused for holding a token that was over at `expiry`.
-    pub fn excused_until(&self, resource: &Name, client: (usize, usize), expiry: Micros) -> Micros {
+    /// Until when a resource is excused for holding a token that was over at `expiry`, or for holding
+    /// none.
+    pub fn excused_until(
+        &self,
+        resource: &Name,
+        client: (usize, usize),
+        expiry: Option<Micros>,
+    ) -> Micros {
         let all = [
             Some(&self.everything),
             self.instances.get(&client.0),
@@ -148,13 +175,15 @@ impl Promises {
             self.resources.get(resource),
         ];
         let all = all.into_iter().flatten();
-        let recorded_since = |at: Micros| expiry > at + LONGEST_LIFETIME;
-        let distance = match self.clock_set_at {
-            Some(at) if !recorded_since(at) => None,
-            _ => Some(expiry),
-        };
+        let distance = expiry.filter(|expiry| self.is_recorded_by_this_clock(*expiry));
         let until = all.map(|excuse| excuse.until_for(distance));
         until.max().unwrap_or(0)
+    }
+
+    /// What is on record of a token that is over then was told by the clock as it is now.
+    pub fn is_recorded_by_this_clock(&self, expiry: Micros) -> bool {
+        let set = self.clock_set_at;
+        set.is_none_or(|at| expiry > at + LONGEST_LIFETIME)
     }
 
     /// Nothing befell a resource of late, so that whatever is written for it is for a change.
@@ -179,58 +208,80 @@ impl Promises {
     }
 
     /// Nothing befalls the fleet any more: what it has come to is caught up with until then.
-    pub fn well(&mut self, until: Micros) {
+    pub fn well(&mut self, now: Micros, until: Micros) {
         self.instances.clear();
         self.clients.clear();
         self.resources.clear();
-        self.alone.clear();
+        self.leave_nobody_alone();
         self.everything = Excuse::default();
         self.everything.extend(until);
         self.blind_until = 0;
         for ledger in self.ledgers.values_mut() {
-            ledger.credit = MOST_CREDIT;
+            ledger.credit = vec![now; MOST_CREDIT];
         }
     }
 
-    /// One more request is due to this client.
-    pub fn give(&mut self, client: (usize, usize)) {
-        for (of, ledger) in &mut self.ledgers {
-            if (of.0, of.1) == client {
-                ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
-            }
+    fn ledgers_of(&mut self, client: (usize, usize)) -> impl Iterator<Item = &mut Ledger> {
+        let ledgers = self.ledgers.iter_mut();
+        let ledgers = ledgers.filter(move |(of, _)| (of.0, of.1) == client);
+        ledgers.map(|(_, ledger)| ledger)
+    }
+
+    /// One more request is due to this client: somebody has changed something.
+    pub fn give(&mut self, client: (usize, usize), now: Micros) {
+        for ledger in self.ledgers_of(client) {
+            ledger.give(now);
         }
-        let forced = self.forced.entry(client.0).or_default();
-        *forced = (*forced + 1).min(MOST_CREDIT);
+        // Whoever knew how often an instance failed may look elsewhere now.
+        if let Some(alone) = self.alone.get_mut(&client.0) {
+            alone.forget_count();
+        }
+    }
+
+    /// A person asks for a renewal: one request goes out, whatever the instance said.
+    pub fn force(&mut self, instance: usize) {
+        let forced = self.forced.entry(instance).or_default();
+        *forced = (*forced + 1).min(4);
     }
 
     /// A resource of this client is created. With the one that was there before it, the last of the
     /// client, all that told of its refusals may have gone.
-    pub fn created(&mut self, client: (usize, usize)) {
-        self.give(client);
-        for (of, ledger) in &mut self.ledgers {
-            if (of.0, of.1) == client && ledger.forgotten {
-                ledger.refusals.clear();
-            }
+    pub fn created(&mut self, client: (usize, usize), now: Micros) {
+        self.give(client, now);
+        for ledger in self.ledgers_of(client).filter(|ledger| ledger.forgotten) {
+            ledger.refusals.clear();
         }
     }
 
     /// An operator was killed: what it had in memory is gone, and what it could not write, too.
     pub fn died(&mut self, unwritten: bool) {
-        self.give_all();
+        self.under_way.clear();
+        self.alone.retain(|_, alone| alone.limited().is_some());
         for ledger in self.ledgers.values_mut() {
             ledger.forgotten = true;
+            ledger.unknown = true;
+            ledger.alone = None;
             if unwritten {
                 ledger.refusals.clear();
             }
         }
     }
 
+    /// One begins whom nothing tells of the rate limit of an instance.
+    pub fn forget_limits(&mut self, is_told: impl Fn(usize, Micros) -> bool) {
+        self.alone.retain(|instance, alone| {
+            let until = alone.limited();
+            until.is_some_and(|until| is_told(*instance, until))
+        });
+        // How often it failed is told by those alone who have met it.
+        self.alone.values_mut().for_each(Alone::forget_count);
+    }
+
     /// One more request is due to each client of an instance.
-    pub fn give_instance(&mut self, instance: usize) {
-        for (of, ledger) in &mut self.ledgers {
-            if of.0 == instance {
-                ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
-            }
+    pub fn give_instance(&mut self, instance: usize, now: Micros) {
+        let ledgers = self.ledgers.iter_mut();
+        for (_, ledger) in ledgers.filter(|(of, _)| of.0 == instance) {
+            ledger.give(now);
         }
     }
 
@@ -240,12 +291,27 @@ impl Promises {
         ledgers.any(|(of, ledger)| (of.0, of.1) == client && ledger.refused)
     }
 
-    /// One more request is due to each client: an operator was killed, or its clock was set.
-    pub fn give_all(&mut self) {
+    /// The clock was set: what seems due is asked for, and what was waited for seems over.
+    pub fn clock_set(&mut self, now: Micros) {
         for ledger in self.ledgers.values_mut() {
-            ledger.credit = (ledger.credit + 1).min(MOST_CREDIT);
+            // An expiry that is told by another clock looks moved, as long as the token lives.
+            ledger.give(now + LONGEST_LIFETIME);
         }
+        self.leave_nobody_alone();
+    }
+
+    fn leave_nobody_alone(&mut self) {
         self.alone.clear();
+        for ledger in self.ledgers.values_mut() {
+            ledger.alone = None;
+        }
+    }
+
+    /// When the tokens are over that an instance gave last.
+    pub fn expiries(&self, instance: usize) -> impl Iterator<Item = Micros> {
+        let ledgers = self.ledgers.iter();
+        let ledgers = ledgers.filter(move |(of, _)| of.0 == instance);
+        ledgers.filter_map(|(_, ledger)| ledger.expiry)
     }
 
     /// "Answers that brought a new token or a moved expiry are never closer, for one key, than the
@@ -255,9 +321,12 @@ impl Promises {
     pub fn succeeded(&mut self, client: Client, answer: Good) -> Result<(), Broken> {
         let excused = self.clients.get(&(client.0, client.1));
         let excused = excused.is_some_and(|excuse| excuse.until() > answer.sent);
+        // Another margin is wanted, and that is not seen.
+        let excused = excused || self.blind_until > answer.sent;
         let ledger = self.ledgers.entry(client).or_default();
         ledger.refusals.clear();
         ledger.refused = false;
+        ledger.expiry = Some(answer.expiry);
         let due = ledger.earliest.unwrap_or_default();
         let early = answer.sent < due && !excused;
         let left = answer.expiry - answer.now;
@@ -265,17 +334,22 @@ impl Promises {
         let renewed =
             answer.sent + ((1.0 - answer.share - 0.1) * left as f64) as Micros - 2 * SECOND;
         // What comes too early is new to the operator: whoever knew of it was killed.
-        let kept = !answer.news && !early && ledger.earliest.is_some();
+        let known = ledger.earliest.is_some() && !std::mem::take(&mut ledger.unknown);
+        let kept = !answer.news && !early && known;
         ledger.earliest = Some(if kept {
             answer.expiry - 2 * SECOND
         } else {
             renewed
         });
         if !early {
+            // What was given long before is not used any more: its cause has had its answer.
+            let seen = self.blind_until.max(self.everything.until()) <= answer.sent;
+            let over = answer.sent - NOTICED - CAUGHT_UP;
+            ledger.credit.retain(|given| !seen || *given > over);
             return Ok(());
         }
-        if ledger.credit > 0 {
-            ledger.credit -= 1;
+        if !ledger.credit.is_empty() {
+            ledger.credit.remove(0);
             return Ok(());
         }
         Err(Broken {
@@ -296,8 +370,8 @@ impl Promises {
         ledger.refused = true;
         ledger.forgotten = false;
         ledger.refusals.retain(|at| now - at < HOUR);
-        if ledger.credit > 0 && ledger.refusals.len() > 10 {
-            ledger.credit -= 1;
+        if !ledger.credit.is_empty() && ledger.refusals.len() > 10 {
+            ledger.credit.remove(0);
             ledger.refusals.remove(0);
         }
         if ledger.refusals.len() <= 10 {
@@ -320,23 +394,62 @@ impl Promises {
         }
     }
 
-    /// The operator has learned that an instance is to be left alone for so long.
-    pub fn leave_alone(&mut self, instance: usize, now: Micros, wait: Micros) {
-        let until = (now + wait).max(self.alone.get(&instance).map_or(0, |(until, _)| *until));
-        self.alone.insert(instance, (until, now));
+    /// The operator has learned what came of a request. `nearest` is how far the nearest expiry is
+    /// away.
+    pub fn told(
+        &mut self,
+        client: Client,
+        failure: Option<&Failure>,
+        (sent, now): (Micros, Micros),
+        nearest: Micros,
+    ) {
+        let instance = client.0;
+        if let Some(under_way) = self.under_way.get_mut(&instance) {
+            *under_way = under_way.saturating_sub(1);
+        }
+        let ledger = self.ledgers.entry(client).or_default();
+        match failure {
+            Some(failure) if failure.class().is_of_origin() => {
+                let before = self.alone.get(&instance).copied();
+                let alone = Alone::after(before, failure, sent, now, nearest);
+                self.alone.insert(instance, alone);
+                return;
+            }
+            Some(failure) if failure.class() == Class::Unacceptable => {
+                let alone = Alone::after(ledger.alone, failure, sent, now, nearest);
+                ledger.alone = Some(alone);
+            }
+            _ => ledger.alone = None,
+        }
+        // Who is not let in by TLS has not met the instance.
+        let met = failure.is_none_or(|failure| failure.reason() != Reason::TlsFailed);
+        let ended = |alone: &Alone| met && alone.is_ended_by(failure.is_none(), sent);
+        if self.alone.get(&instance).is_some_and(ended) {
+            self.alone.remove(&instance);
+        }
     }
 
-    /// An answer has ended that.
-    pub fn answers_again(&mut self, instance: usize) {
-        self.alone.remove(&instance);
+    /// Whether an instance, or what this client gets from it, is to be left alone.
+    pub fn is_left_alone(&self, client: Client) -> bool {
+        let ledger = self.ledgers.get(&client);
+        self.alone.contains_key(&client.0) || ledger.is_some_and(|l| l.alone.is_some())
     }
 
-    /// "A 429 holds its whole origin as Retry-After says", and an outage is backed off.
-    pub fn sent(&mut self, instance: usize, now: Micros) -> Result<(), Broken> {
-        let Some((until, since)) = self.alone.get(&instance).copied() else {
-            return Ok(());
-        };
-        if now >= until || now <= since {
+    /// "A 429 holds its whole origin as Retry-After says", an outage and what is not acceptable are
+    /// backed off, and there is "one probe at a time for each origin that is down".
+    pub fn sent(&mut self, client: Client, now: Micros, nearest: Micros) -> Result<(), Broken> {
+        let instance = client.0;
+        let under_way = self.under_way.entry(instance).or_default();
+        *under_way += 1;
+        let several = *under_way > 1;
+        let of_instance = self.alone.get(&instance);
+        let of_client = self.ledgers.get(&client).and_then(|l| l.alone.as_ref());
+        let until = [of_instance, of_client].into_iter().flatten();
+        let until = until.filter(|alone| alone.since() < now);
+        let until = until.map(|alone| alone.until(nearest) - SLACK).max();
+        let too_many = several && of_instance.is_some_and(|alone| alone.since() < now);
+        let too_early = until.is_some_and(|until| now < until);
+        if !too_early && !too_many {
             return Ok(());
         }
         let forced = self.forced.entry(instance).or_default();
@@ -344,13 +457,18 @@ impl Promises {
             *forced -= 1;
             return Ok(());
         }
+        let (promise, seen) = if too_early {
+            let early = (until.unwrap_or(now) - now) / 1000;
+            let seen = format!("client {client:?} asked {early} ms before its time");
+            ("an instance that is down or limits is left alone", seen)
+        } else {
+            let seen = format!("client {client:?} asked while another did");
+            ("an instance that is down is probed by one", seen)
+        };
         Err(Broken {
             at: now,
-            promise: "an instance that is down or limits is left alone",
-            seen: format!(
-                "instance {instance} was asked {} ms before its time",
-                (until - now) / 1000
-            ),
+            promise,
+            seen,
         })
     }
 
@@ -374,6 +492,9 @@ impl Promises {
         })
     }
 }
+
+/// Moments are kept in microseconds, and clocks tell them differently by that.
+const SLACK: Micros = 1000;
 
 /// A token of ten seconds at an instance that is probed every two seconds, with a write and two
 /// events of a watch for each, stays far below.

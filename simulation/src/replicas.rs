@@ -1,13 +1,19 @@
 //! Replicas of the operator: they begin, lead and die.
 
+use std::collections::BTreeSet;
+
 use rand::Rng as _;
+use servicenow_credential_operator::api::Reason;
 
 use crate::{
     bad_days::CAUGHT_UP,
+    cluster::name,
     event::Event,
+    instance::Mode,
     operator::{Operator, Watch},
     run::{Done, Run},
-    time::{Micros, SECOND},
+    secrets::issued,
+    time::{Micros, SECOND, true_time},
 };
 
 impl Run {
@@ -44,17 +50,91 @@ impl Run {
         operator.leads = true;
         operator.core.lead();
         self.statistics.leaders += 1;
-        self.works_again(index);
+        self.works_again(index)?;
         self.turn(index, epoch)
     }
 
     /// A leader has its lists: from now on it can do its work.
-    pub(crate) fn works_again(&mut self, index: usize) {
+    pub(crate) fn works_again(&mut self, index: usize) -> Done {
         let listed = self.operators[index]
             .as_ref()
             .is_some_and(|o| o.core.is_listed());
-        if listed && std::mem::take(&mut self.leaderless) {
-            self.promises.everything.end(self.now + CAUGHT_UP);
+        if !listed || !std::mem::take(&mut self.leaderless) {
+            return Ok(());
+        }
+        self.promises.everything.end(self.now + CAUGHT_UP);
+        // A rate limit is known again from the statuses, as far as they tell of it and are seen.
+        let told = self.limited();
+        let seen = self.promises.blind_until <= self.now;
+        self.promises.forget_limits(|instance, until| {
+            let told = told.iter().any(|(of, at)| *of == instance && *at >= until);
+            seen && told
+        });
+        self.tampered_at_start(index)
+    }
+
+    /// The instances of whose rate limits a status tells, and until when it says that they last.
+    fn limited(&self) -> Vec<(usize, Micros)> {
+        let resources = self.cluster.resources.iter();
+        let limited = resources.filter_map(|(who, credential)| {
+            let failure = credential.status.failure.as_ref();
+            let limited = failure.filter(|f| f.reason == Reason::RateLimited.as_str())?;
+            let until = true_time(limited.retry_time.as_ref()?.0, self.offset);
+            Some((self.client_of_resource(who)?.0, until + SECOND))
+        });
+        limited.collect()
+    }
+
+    /// What a client was given last is in all Secrets and statuses that it is for, and nothing is on
+    /// its way.
+    fn is_written(&self, client: (usize, usize)) -> bool {
+        let (instance, number) = client;
+        let current = self.instances[instance].current(number);
+        let users = self.plan.clients.iter().enumerate();
+        let mut users = users.filter(|(_, of)| **of == client);
+        let flying = self.in_flight.iter();
+        let mut flying = flying.filter(|of| (of.0, of.1) == client);
+        flying.next().is_none()
+            && users.all(|(resource, _)| {
+                let Some(credential) = self.cluster.resources.get(&name(&format!("r{resource}")))
+                else {
+                    return true;
+                };
+                let held = credential.target_secret();
+                let held = held.and_then(|target| self.cluster.secrets.get(&target));
+                let held = held.and_then(issued);
+                let told = credential.status.token.as_ref();
+                let due = told.is_none_or(|token| self.since(token.renewal_time.0) >= 0);
+                let told = told.map(|token| true_time(token.expires_at.0, self.offset));
+                match (held, current, told) {
+                    (Some(held), Some(current), Some(told)) => {
+                        let expiry = self.instances[instance].expiry(held);
+                        held == current && !due && (told - expiry).abs() < 3 * SECOND
+                    }
+                    _ => false,
+                }
+            })
+    }
+
+    /// One request is due to each client whose token was not written, and one to whoever was asked to
+    /// renew and may not have been heard.
+    fn give_what_was_lost(&mut self) {
+        let clients: BTreeSet<_> = self.plan.clients.iter().copied().collect();
+        for client in clients {
+            // That its token is kept until it expires is on record for whoever asked alone.
+            let mode = self.instances[client.0].mode;
+            let kept = self.plan.sharing && mode == Mode::ReuseRemaining;
+            if kept || !self.is_written(client) {
+                self.promises.give(client, self.now);
+            }
+        }
+        for (who, credential) in &self.cluster.resources {
+            let handled = credential.status.handled_renew_request.as_ref();
+            if credential.renew_request.as_ref() != handled
+                && let Some((instance, _)) = self.client_of_resource(who)
+            {
+                self.promises.force(instance);
+            }
         }
     }
 
@@ -68,6 +148,10 @@ impl Run {
         // What could not be written before it died is not remembered.
         let unwritten = self.promises.everything.until() > self.now;
         self.promises.died(unwritten);
+        if led {
+            self.give_what_was_lost();
+            self.in_flight.clear();
+        }
         if led {
             if !std::mem::replace(&mut self.leaderless, true) {
                 self.promises.everything.begin();

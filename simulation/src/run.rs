@@ -16,7 +16,8 @@ use crate::{
     instance::Instance,
     operator::{Operator, Watch},
     plan::{Plan, Size},
-    promises::{Broken, Promises},
+    promises::{Broken, Client, Promises},
+    tamper::Tamper,
     time::{HOUR, MINUTE, Micros, SECOND, wall},
 };
 
@@ -101,30 +102,19 @@ pub struct Run {
     pub(crate) keys: BTreeMap<(usize, usize, u32), Arc<SharingKey>>,
     pub(crate) statistics: Statistics,
     pub(crate) tamper: Option<Tamper>,
+    /// When it last made its mistake, if it makes it now and then.
+    pub(crate) tampered_at: Micros,
     /// Nobody leads who has seen the whole cluster.
     pub(crate) leaderless: bool,
     /// The Lease is on its way from one replica to the other.
     pub(crate) handing_over: bool,
     /// Token requests whose answer is not in.
     pub(crate) under_way: usize,
+    /// Of those, the clients whose asker lives.
+    pub(crate) in_flight: Vec<Client>,
     /// When each Secret is looked at next.
     pub(crate) checks: ByName<Micros>,
     trace: Option<Vec<String>>,
-}
-
-/// A fault in the operator, to show that the promises notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tamper {
-    /// It never renews.
-    NeverRenews,
-    /// It asks again as soon as it has an answer.
-    AsksTwice,
-    /// It looks again at once, whatever it decided.
-    NeverSleeps,
-    /// It writes what is there already.
-    WritesTwice,
-    /// It takes no notice of a hold.
-    IgnoresHolds,
 }
 
 impl Run {
@@ -152,9 +142,11 @@ impl Run {
             keys: BTreeMap::new(),
             statistics: Statistics::default(),
             tamper,
+            tampered_at: 0,
             leaderless: true,
             handing_over: false,
             under_way: 0,
+            in_flight: Vec::new(),
             checks: ByName::default(),
             trace: traced.then(Vec::new),
         };
@@ -178,6 +170,7 @@ impl Run {
             self.after(at, Event::Over(Box::new(move |run| run.create(resource))));
         }
         self.promises.everything.begin();
+        self.after(0, Event::LookAtAll);
         self.after(SECOND, Event::Start(0));
         if self.standby {
             self.after(2 * SECOND, Event::Start(1));
@@ -303,6 +296,7 @@ impl Run {
                 self.checks.remove(&secret);
                 self.check(&secret)
             }
+            Event::LookAtAll => self.look_at_all(),
             Event::Collect(secret, owner) => {
                 self.cluster.collect(&secret, &owner);
                 Ok(())
@@ -316,6 +310,9 @@ impl Run {
             return;
         }
         for news in std::mem::take(&mut self.cluster.news) {
+            if self.is_missed(&news) {
+                continue;
+            }
             let watch = match &news {
                 crate::cluster::News::Resource(_) | crate::cluster::News::ResourceGone(_) => {
                     Watch::Resources
@@ -356,8 +353,8 @@ impl Run {
             return Ok(());
         };
         operator.relist(watch, &self.cluster);
-        if watch == Watch::Secrets && operator.leads {
-            self.works_again(index);
+        if operator.leads {
+            self.works_again(index)?;
         }
         self.turn(index, epoch)
     }

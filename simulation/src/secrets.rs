@@ -1,6 +1,6 @@
 //! What is promised of a Secret: when it is written, and when its token is over.
 
-use servicenow_credential_operator::decide::{Name, ownership::TargetObject};
+use servicenow_credential_operator::decide::{Credential, Name, ownership::TargetObject};
 
 use crate::{
     cluster::{name, writer},
@@ -29,6 +29,12 @@ impl Run {
             seen,
         };
         if let Some(before) = &before {
+            if let Some(other) = self.still_owned(secret, before, after) {
+                return Err(broken(
+                    "the present owner keeps its Secret",
+                    format!("{secret} was written, and {other} wants it"),
+                ));
+            }
             let ours = before
                 .controller
                 .as_ref()
@@ -52,19 +58,14 @@ impl Run {
                 ));
             }
         }
-        let token = |object: &TargetObject| {
-            let text = object.data.get("token")?;
-            let text = text.strip_prefix(b"Bearer ").unwrap_or(text);
-            Issued::read(text)
-        };
-        let Some(now) = token(after) else {
+        let Some(now) = issued(after) else {
             return Err(broken(
                 "a target holds a token",
                 format!("{secret} holds none that was issued"),
             ));
         };
         let expiry = self.instances[now.instance].expiry(now);
-        let old = before.as_ref().and_then(token);
+        let old = before.as_ref().and_then(issued);
         let old_expiry = old.map(|old| self.instances[old.instance].expiry(old));
         if expiry <= self.now
             && old_expiry.is_some_and(|old_expiry| old_expiry > self.now)
@@ -88,6 +89,44 @@ impl Run {
         Ok(())
     }
 
+    /// The other resource that owns this Secret and still wants it, and has wanted nothing else of
+    /// late.
+    fn still_owned(
+        &self,
+        secret: &Name,
+        before: &TargetObject,
+        after: &TargetObject,
+    ) -> Option<Name> {
+        let owner = before.controller.as_ref()?;
+        let other = self.cluster.resources.get(&name(&owner.name))?;
+        let another = after.controller.as_ref() != Some(owner);
+        let wants = other.uid == owner.uid && other.target_secret().as_ref() == Some(secret);
+        let quiet = self.promises.is_quiet(&other.name, self.now);
+        (another && wants && quiet).then(|| other.name.clone())
+    }
+
+    /// The target of the old name is gone: that of the new one was there before.
+    pub(crate) fn succeeded(&self, credential: &Credential, old: &str) -> Done {
+        let Some(target) = credential.target_secret() else {
+            return Ok(());
+        };
+        let there = self.expiry_in(&target).is_some() || self.cluster.taken.contains(&target);
+        if there {
+            return Ok(());
+        }
+        Err(Broken {
+            at: self.now,
+            promise: "the old Secret goes when the new one is there",
+            seen: format!("{old} was deleted, and {target} holds no token"),
+        })
+    }
+
+    /// When the token is over that a Secret holds.
+    pub(crate) fn expiry_in(&self, secret: &Name) -> Option<Micros> {
+        let issued = issued(self.cluster.secrets.get(secret)?)?;
+        Some(self.instances[issued.instance].expiry(issued))
+    }
+
     /// A token in a Secret was over some while ago: is there another?
     pub(crate) fn check(&mut self, secret: &Name) -> Done {
         let Some(target) = self.cluster.secrets.get(secret) else {
@@ -99,9 +138,7 @@ impl Run {
         let Some(credential) = self.cluster.resources.get(&who) else {
             return Ok(());
         };
-        let token = target.data.get("token");
-        let token = token.map(|t| t.strip_prefix(b"Bearer ").unwrap_or(t));
-        let Some(issued) = token.and_then(Issued::read) else {
+        let Some(issued) = issued(target) else {
             return Ok(());
         };
         let expiry = self.instances[issued.instance].expiry(issued);
@@ -119,7 +156,7 @@ impl Run {
         let Some(client) = self.client_of_resource(&who) else {
             return Ok(());
         };
-        let excused = self.promises.excused_until(&who, client, expiry);
+        let excused = self.promises.excused_until(&who, client, Some(expiry));
         if excused > self.now {
             let again = excused.min(self.now + HOUR) - self.now + SECOND;
             self.check_after(again, secret);
@@ -135,6 +172,12 @@ impl Run {
             ),
         })
     }
+}
+
+/// The token that a Secret holds, whatever its template.
+pub(crate) fn issued(secret: &TargetObject) -> Option<Issued> {
+    let text = secret.data.get("token")?;
+    Issued::read(text.strip_prefix(b"Bearer ").unwrap_or(text))
 }
 
 /// At an instance that keeps tokens until they expire, the gap is a request and a write, behind

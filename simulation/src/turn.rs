@@ -7,7 +7,8 @@ use crate::{
     event::{Call, Event, Fate, Landing, Read},
     operator::Active,
     promises::Broken,
-    run::{Done, Run, Tamper},
+    run::{Done, Run},
+    tamper::Tamper,
     time::{Micros, true_time},
 };
 

@@ -22,8 +22,9 @@ use crate::{
     event::{Call, Event, Fate, Landing, Outcome, Read, Sent},
     instance::Issued,
     promises::{Broken, Client, Good},
-    run::{Done, Run, TIME_OUT, Tamper},
-    time::{MINUTE, Micros, SECOND, true_time},
+    run::{Done, Run, TIME_OUT},
+    tamper::Tamper,
+    time::{HOUR, MINUTE, Micros, SECOND, true_time},
 };
 
 /// A call of the API that failed.
@@ -47,8 +48,14 @@ impl Run {
     pub(crate) fn send(&mut self, index: usize, epoch: u32, key: Arc<SharingKey>) -> Done {
         let client = client_of(&key);
         self.note(|| format!("asks for a token of client {client:?}"));
-        self.promises.sent(client.0, self.now)?;
+        let nearest = if self.promises.is_left_alone(client) {
+            self.nearest_expiry(client.0)
+        } else {
+            Micros::MAX
+        };
+        self.promises.sent(client, self.now, nearest)?;
         self.under_way += 1;
+        self.in_flight.push(client);
         let sent = Sent { key, at: self.now };
         let wait = self.rng.random_range(2_000..150_000);
         self.after(wait, Event::Arrive(index, epoch, sent));
@@ -113,6 +120,28 @@ impl Run {
         shares.fold(0.1, f64::max)
     }
 
+    /// How far the nearest expiry is away of a token of this instance, by any of those who tell of
+    /// one: the last answers, and the statuses.
+    fn nearest_expiry(&self, instance: usize) -> Micros {
+        let set = self.promises.clock_set_at;
+        let clients = self.instances[instance].clients.iter();
+        let longest = clients.map(|client| client.lifetime).max();
+        if set.is_some_and(|at| self.now < at + longest.unwrap_or_default() + HOUR) {
+            // What was told before by the clock is anything.
+            return 0;
+        }
+        let tokens = self.cluster.resources.iter();
+        let tokens =
+            tokens.filter_map(|(who, resource)| Some((who, resource.status.token.as_ref()?)));
+        let told = tokens.filter_map(|(who, token)| {
+            let (of, _) = self.client_of_resource(who)?;
+            (of == instance).then(|| true_time(token.expires_at.0, self.offset))
+        });
+        let all = told.chain(self.promises.expiries(instance));
+        let distances = all.map(|expiry| (expiry - self.now).abs());
+        distances.min().unwrap_or(Micros::MAX)
+    }
+
     /// The operator gets the answer.
     pub(crate) fn reply(
         &mut self,
@@ -127,7 +156,9 @@ impl Run {
             return Ok(());
         }
         let client = client_of(&sent.key);
-        let instance = client.0;
+        if let Some(at) = self.in_flight.iter().position(|of| *of == client) {
+            self.in_flight.swap_remove(at);
+        }
         self.note(|| match &result {
             Ok(answer) => format!(
                 "client {client:?} gets {} for {:?} s",
@@ -136,32 +167,17 @@ impl Run {
             ),
             Err(failure) => format!("client {client:?} gets {}", failure.reason()),
         });
-        if self.tamper != Some(Tamper::IgnoresHolds) {
-            match &result {
-                Err(failure) if matches!(failure.class(), Class::Outage | Class::Held) => {
-                    let wait = match (failure.class(), failure.retry_after()) {
-                        (Class::Held, Some(after)) => {
-                            let wait = Micros::try_from(after.as_micros()).unwrap_or(Micros::MAX);
-                            wait.clamp(SECOND, 3600 * SECOND)
-                        }
-                        (Class::Held, None) => 30 * SECOND,
-                        _ => SECOND * 7 / 10,
-                    };
-                    self.promises.leave_alone(instance, self.now, wait - 1000);
-                }
-                _ => self.promises.answers_again(instance),
-            }
-        } else if result.is_err() {
-            self.promises.leave_alone(instance, self.now, MINUTE);
-        }
+        let nearest = self.nearest_expiry(client.0);
+        let failure = result.as_ref().err();
+        let failed = failure.map(Failure::class);
+        self.promises
+            .told(client, failure, (sent.at, self.now), nearest);
         if let Some(operator) = self.operator(index, epoch) {
             let broker = &mut operator.core.broker;
-            let woken = broker.complete(&sent.key, now, result, random);
-            operator.core.wake(woken);
+            let answered = broker.complete(&sent.key, now, result, random);
+            operator.core.wake(answered.woken);
         }
-        if self.tamper == Some(Tamper::AsksTwice) {
-            self.send(index, epoch, sent.key)?;
-        }
+        self.tampered(index, epoch, sent.key, failed)?;
         self.turn(index, epoch)
     }
 
@@ -302,8 +318,8 @@ impl Run {
                 Outcome::Target(outcome, sha256, put_back)
             }
             Call::RemovePrevious(old, uid) => {
-                if takes_effect {
-                    self.cluster.remove_previous(&name(&old), &uid);
+                if takes_effect && self.cluster.remove_previous(&name(&old), &uid) {
+                    self.succeeded(&credential, &old)?;
                 }
                 let good = takes_effect && heard;
                 Outcome::Removed(old, good.then_some(()).ok_or_else(failed))

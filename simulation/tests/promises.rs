@@ -51,3 +51,32 @@ fn an_operator_that_does_not_leave_a_failing_instance_alone_is_noticed() {
         "an instance that is down or limits is left alone",
     );
 }
+
+#[test]
+fn an_operator_that_asks_twice_now_and_then_is_noticed() {
+    is_noticed(
+        Tamper::AsksTwiceNowAndThen,
+        "the instance is never asked more than it must be",
+    );
+}
+
+#[test]
+fn an_operator_that_asks_for_all_tokens_anew_after_a_restart_is_noticed() {
+    is_noticed(
+        Tamper::AsksAnewAfterARestart,
+        "the instance is never asked more than it must be",
+    );
+}
+
+#[test]
+fn an_operator_that_probes_an_outage_every_second_is_noticed() {
+    is_noticed(
+        Tamper::ProbesEverySecond,
+        "an instance that is down or limits is left alone",
+    );
+}
+
+#[test]
+fn an_operator_that_does_not_hear_of_deleted_secrets_is_noticed() {
+    is_noticed(Tamper::MissesDeletions, "a Secret that is wanted is there");
+}
