@@ -329,7 +329,6 @@ impl Broker {
         origin.under_way = origin.under_way.saturating_sub(1);
         origin.asked_at = None;
         origin.called = None;
-        origin.suspected = false;
         let Some(state) = self.keys.get_mut(key) else {
             let failed = answer.err().map(|failure| failure.reason());
             return Answered {
@@ -340,6 +339,9 @@ impl Broker {
         let sent_at = state.under_way.take().unwrap_or(now);
         let judged = answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now));
         let failed = judged.as_ref().err().map(Failure::reason);
+        // Who is not let in by TLS has not met the instance, and says nothing of it.
+        let met = failed != Some(Reason::TlsFailed);
+        origin.suspected &= !met;
         let woken = match judged {
             Ok(Judged::Again(at)) => {
                 origin.requeue(key, state, now, at);
@@ -360,8 +362,6 @@ impl Broker {
                 return Answered { woken, failed };
             }
             Err(failure) => {
-                // Who is not let in by TLS has not met the instance, and says nothing of it.
-                let met = failure.reason() != Reason::TlsFailed;
                 let mut woken = if met {
                     origin.lift(sent_at, false)
                 } else {

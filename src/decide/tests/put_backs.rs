@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use super::scene::*;
 use crate::{
     api::Reason,
-    decide::{Outcome, ownership::TargetWrite},
+    decide::{Outcome, Seen, ownership::TargetWrite},
 };
 
 #[test]
@@ -150,6 +150,19 @@ fn a_fight_over_the_secret_is_backed_off_and_named() {
     let scene = scene.ended().at(70).reads_target(edited).reads_client();
     let (_, put_back) = scene.writes();
     assert!(put_back);
+}
+
+#[test]
+fn whoever_fought_over_the_old_target_does_not_fight_over_one_of_another_name() {
+    let mut scene = Scene::synced().at(10);
+    scene.memory.put_backs = vec![at(1), at(4), at(7)];
+    let mut scene = scene.with_target(|target| target.name = Some("another".to_owned()));
+    scene.target_seen = Seen::Absent;
+    let scene = scene.holding(held("first", 0, 1800)).reads_client();
+    let (write, _) = scene.writes();
+    let scene = scene.wrote(&write, 102).ended();
+    assert_eq!(scene.status().target.as_ref().unwrap().name, "another");
+    assert_eq!(scene.memory.put_backs, []);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::scene::*;
 use crate::{
-    api::{Reason, Renewal, ServiceNowCredentialSpec, Target},
-    decide::{Outcome, Transition},
+    api::{CaBundleKind, CaBundleRef, Reason, Renewal, ServiceNowCredentialSpec, Target},
+    decide::{Outcome, Seen, Step, Transition, decide, observed::Role},
 };
 
 /// The failure that a changed spec of a working resource comes to: nothing is read, asked for or
@@ -46,6 +46,35 @@ fn a_host_that_is_not_allowed_gets_nothing() {
         spec.instance = "https://evil.example".to_owned();
     });
     assert_eq!(scene.end().outcome, Outcome::Failed(Reason::HostNotAllowed));
+}
+
+#[test]
+fn whether_a_newly_named_ca_exists_is_found_out_at_once() {
+    let named = Scene::synced().with_spec(|spec| {
+        let bundle = CaBundleRef {
+            kind: CaBundleKind::ConfigMap,
+            name: "ca".to_owned(),
+            key: "ca.crt".to_owned(),
+        };
+        spec.tls.get_or_insert_default().ca_bundle_ref = Some(bundle);
+    });
+    let decided = |seen: Seen, named: &Scene| {
+        let mut observed = named.observed();
+        observed.references[Role::CaBundle as usize] = Some(&seen);
+        decide(&observed)
+    };
+    let step = decided(Seen::Unknown, &named);
+    assert!(matches!(step, Step::ReadClient), "{step:?}");
+    // A new one serves from the next request on.
+    let there = Seen::Present(version("ca-uid", 20));
+    let Step::Settle(settle) = decided(there, &named) else {
+        panic!("nothing is wanted")
+    };
+    assert_eq!(settle.outcome, Outcome::Synced);
+    let Step::Settle(settle) = decided(Seen::Absent, &named) else {
+        panic!("only a change helps")
+    };
+    assert_eq!(settle.outcome, Outcome::Failed(Reason::ReferenceMissing));
 }
 
 #[test]

@@ -259,10 +259,14 @@ fn an_origin_that_an_earlier_process_found_down_is_asked_by_one_until_it_answers
         let mut desk = Desk::new();
         desk.broker.suspect(desk.key.origin());
         desk.broker.sweep(at(0));
-        let keys = ["a", "b", "c"].map(|secret| key_of("dev1", secret));
+        let keys = ["a", "b", "c", "d"].map(|secret| key_of("dev1", secret));
         for key in &keys {
             desk.broker.ask(key, wish(key.client_id()), at(1));
         }
+        let unmet = desk.broker.dispatch(at(1));
+        assert_eq!(unmet.len(), 1);
+        let tls = failure(Reason::TlsFailed);
+        desk.broker.complete(&unmet[0], at(1), tls, 0.0);
         let first = desk.broker.dispatch(at(1));
         assert_eq!(first.len(), 1);
         assert_eq!(desk.broker.dispatch(at(1)), []);
