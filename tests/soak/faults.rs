@@ -8,14 +8,15 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use testkit::{
     cluster::Server,
     operator::Operator,
-    servicenow::{ExpiresIn, Fault, RetryAfter, TokenMode},
+    servicenow::{ExpiresIn, Fault, RetryAfter, Simulator, TokenMode},
 };
 
 use crate::{
     Size,
     fleet::{Fleet, Member},
-    ledger::Window,
-    readers::{Book, Reads, read_journals, watch_secrets, work},
+    ledger::Rotation,
+    outage::{AskedAgain, Whom, Window},
+    readers::{Book, Reads, member_of, read_journals, watch_secrets, work},
     support::{condition, eventually},
     verdict::judge,
 };
@@ -62,12 +63,36 @@ impl Trouble {
 
     /// Whether each client waits it out alone: one answer was bad, and says nothing of the next.
     fn is_by_client(&self) -> bool {
+        let Self::Instance(_, fault) = self else {
+            return false;
+        };
+        !fault.is_everywhere() && !matches!(fault, Fault::RateLimited { .. })
+    }
+
+    /// What becomes of an answer that is on its way into a Secret.
+    fn asked_again(&self) -> AskedAgain {
         match self {
-            Self::Instance(_, fault) => {
-                !fault.is_everywhere() && !matches!(fault, Fault::RateLimited { .. })
-            }
-            Self::RefusedOnce(_) => true,
-            _ => false,
+            Self::OperatorKilled
+            | Self::OperatorStopped
+            | Self::OperatorPaused
+            | Self::InstanceDown(_) => AskedAgain::AtOnce,
+            Self::ServerKilled(_) | Self::ServerPaused(_) => AskedAgain::WhenDue,
+            // What hangs or is refused brought no good answer that could be lost.
+            Self::Instance(..)
+            | Self::RefusedOnce(_)
+            | Self::ClientsRotated
+            | Self::SecretsDeleted => AskedAgain::Never,
+        }
+    }
+
+    fn window(&self, whom: Whom, from: Timestamp, to: Timestamp) -> Window {
+        Window {
+            what: self.name(),
+            whom,
+            by_client: self.is_by_client(),
+            asked_again: self.asked_again(),
+            from,
+            to,
         }
     }
 
@@ -184,7 +209,7 @@ async fn await_health(fleet: &Fleet) {
     .await;
 }
 
-/// Lets it happen, for a drawn while, and writes down from when to when.
+/// Lets it happen, for a drawn while, and writes down from when to when who could not work.
 async fn befall(
     fleet: &Fleet,
     book: &Book,
@@ -198,7 +223,7 @@ async fn befall(
     let a_while = tokio::time::sleep(Duration::from_secs_f64(seconds));
     let few: Vec<&Member> = fleet.members.choose_multiple(random, FEW).collect();
     let from = Timestamp::now();
-    let mut instance = None;
+    let mut whom = Whom::Everybody;
     let mut lasts = SignedDuration::ZERO;
     match trouble {
         Trouble::OperatorKilled => {
@@ -225,58 +250,75 @@ async fn befall(
             fleet.cluster.resume(*server);
         }
         Trouble::Instance(which, fault) => {
-            instance = Some(*which);
+            whom = Whom::Instance(*which);
             fleet.instances[*which].set_fault(Some(fault.clone()));
             a_while.await;
             fleet.instances[*which].set_fault(None);
-            if *fault == Fault::Hang {
-                lasts = REQUEST_TIMEOUT;
+            match fault {
+                Fault::Hang => lasts = REQUEST_TIMEOUT,
+                // It comes late, and nobody was down.
+                Fault::Delay(_) => return,
+                _ => {}
             }
         }
         Trouble::InstanceDown(which) => {
-            instance = Some(*which);
+            whom = Whom::Instance(*which);
             fleet.instances[*which].go_down().await;
             a_while.await;
             fleet.instances[*which].come_up().await;
         }
         Trouble::RefusedOnce(which) => {
-            instance = Some(*which);
-            fleet.instances[*which].fault_times(Fault::AccessDenied, 1);
-            a_while.await;
+            let (member, at) = refused_once(&fleet.instances[*which], from).await;
+            let window = trouble.window(Whom::Member(member), at, at);
+            book.ledger().windows.push(window);
+            return;
         }
         Trouble::ClientsRotated => {
-            for member in &few {
-                disturb(book, member, from);
-                fleet.put_client(member, &from.to_string()).await;
-                disturb(book, member, Timestamp::now());
-            }
+            rotate(fleet, book, &few).await;
             return;
         }
         Trouble::SecretsDeleted => {
-            for member in &few {
-                let deleted = fleet
-                    .secrets()
-                    .delete(&member.name, &DeleteParams::default())
-                    .await;
-                assert!(deleted.is_ok(), "{deleted:?}");
-            }
+            delete_secrets(fleet, &few).await;
             return;
         }
     }
-    book.ledger().windows.push(Window {
-        what: trouble.name(),
-        instance,
-        by_client: trouble.is_by_client(),
-        from,
-        to: Timestamp::now() + lasts,
-    });
+    let window = trouble.window(whom, from, Timestamp::now() + lasts);
+    book.ledger().windows.push(window);
 }
 
-fn disturb(book: &Book, member: &Member, at: Timestamp) {
-    let mut ledger = book.ledger();
-    ledger
-        .disturbed
-        .entry(member.name.clone())
-        .or_default()
-        .push(at);
+/// Lets the instance refuse one request, and returns whose it was and when it came.
+async fn refused_once(instance: &Simulator, from: Timestamp) -> (String, Timestamp) {
+    instance.fault_times(Fault::AccessDenied, 1);
+    eventually("a client is refused", async || {
+        let requests = instance.requests();
+        let mut new = requests.iter().filter(|one| one.received_at >= from);
+        let refused = new.find(|one| one.spoiled)?;
+        Some((member_of(refused)?.to_owned(), refused.received_at))
+    })
+    .await
+}
+
+/// Changes the secrets of these members' clients.
+async fn rotate(fleet: &Fleet, book: &Book, members: &[&Member]) {
+    for member in members {
+        let from = Timestamp::now();
+        fleet.put_client(member, &from.to_string()).await;
+        let rotation = Rotation {
+            from,
+            to: Timestamp::now(),
+        };
+        let mut ledger = book.ledger();
+        let rotated = ledger.rotated.entry(member.name.clone()).or_default();
+        rotated.push(rotation);
+    }
+}
+
+async fn delete_secrets(fleet: &Fleet, members: &[&Member]) {
+    for member in members {
+        let deleted = fleet
+            .secrets()
+            .delete(&member.name, &DeleteParams::default())
+            .await;
+        assert!(deleted.is_ok(), "{deleted:?}");
+    }
 }

@@ -22,6 +22,9 @@ const REQUEST_TIMEOUT: &str = "--request-timeout=2s";
 /// As many are written at a time as the API server takes without delay.
 const AT_ONCE: usize = 8;
 
+/// Begins the client id of each member.
+pub(crate) const CLIENT_OF: &str = "client-of-";
+
 /// One resource with its client.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -33,7 +36,7 @@ pub(crate) struct Member {
 impl Member {
     /// The client's id, by which the instance's journal knows it.
     pub(crate) fn client_id(&self) -> String {
-        format!("client-of-{}", self.name)
+        format!("{CLIENT_OF}{}", self.name)
     }
 
     /// The name of the client's Secret.

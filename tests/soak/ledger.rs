@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long after the end of what was down a Secret may still wait to be renewed, at most: an outage
-/// that nears an expiry is probed every two seconds, then the whole fleet is due at once.
-const RECOVERY: SignedDuration = SignedDuration::from_secs(5);
-/// And no longer than it was down, and this.
-const NOTICED: SignedDuration = SignedDuration::from_secs(2);
+use crate::outage::{AskedAgain, Outage, Window};
 
 /// A Secret's content from the moment it was seen.
 #[derive(Clone, Debug)]
@@ -26,54 +22,74 @@ pub(crate) struct Held {
     pub(crate) expires_at: Timestamp,
 }
 
-/// A time in which somebody could not work.
-#[derive(Clone, Debug)]
-pub(crate) struct Window {
-    pub(crate) what: String,
-    /// The instance that it concerns, or everybody.
-    pub(crate) instance: Option<usize>,
-    /// Each client waits it out alone, and not the whole origin.
-    pub(crate) by_client: bool,
-    pub(crate) from: Timestamp,
-    pub(crate) to: Timestamp,
-}
-
-impl Window {
-    /// Until when it may still be the cause of an expired token.
-    fn recovered(&self) -> Timestamp {
-        let was_down = self.to.duration_since(self.from);
-        self.to + RECOVERY.min(was_down + NOTICED)
-    }
-
-    fn concerns(&self, instance: usize) -> bool {
-        self.instance.is_none_or(|one| one == instance)
-    }
-}
-
 /// A token request, as the instance saw it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     pub(crate) at: Timestamp,
     /// None while it is not answered.
     pub(crate) status: Option<u16>,
+    /// Whether a fault left no right answer.
+    pub(crate) spoiled: bool,
+}
+
+impl Asked {
+    /// Whether it was answered with a token that can be used.
+    pub(crate) fn is_good(&self) -> bool {
+        self.status == Some(200) && !self.spoiled
+    }
+}
+
+/// A client's secret was changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rotation {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
 }
 
 /// A time in which a Secret held an expired token.
 #[derive(Clone, Debug)]
 pub(crate) struct Stale {
     pub(crate) member: String,
+    pub(crate) expired: Timestamp,
+    /// Later than the expiry where an expired token was written.
     pub(crate) from: Timestamp,
     pub(crate) to: Timestamp,
-    /// For how much of it nothing was down, or recovering from that.
-    pub(crate) unexcused: SignedDuration,
-    /// How long after the last thing was back the Secret was renewed.
-    pub(crate) after_the_end: SignedDuration,
+    /// What kept the operator from renewing it; without one it should have been renewed.
+    pub(crate) outage: Option<Outage>,
 }
 
 impl Stale {
     pub(crate) fn length(&self) -> SignedDuration {
         self.to.duration_since(self.from)
     }
+
+    /// How long after the last thing was back the Secret was renewed.
+    pub(crate) fn after_the_end(&self) -> SignedDuration {
+        let back = self.outage.as_ref().map(|outage| outage.to.max(self.from));
+        back.map_or(SignedDuration::ZERO, |back| {
+            self.to.duration_since(back).max(SignedDuration::ZERO)
+        })
+    }
+}
+
+/// A good answer that need not have been asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Extra {
+    pub(crate) at: Timestamp,
+    pub(crate) why: Why,
+    /// The good answers around it, between which its cause must lie.
+    pub(crate) after: Timestamp,
+    pub(crate) before: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It never came into the Secret, and was asked for again before it was due.
+    Unwritten,
+    /// It never came into the Secret, and was due when it was asked for again.
+    UnwrittenUntilDue,
+    /// It came into the Secret sooner after another than renewals may.
+    TooSoon,
 }
 
 #[derive(Default)]
@@ -81,8 +97,9 @@ pub(crate) struct Ledger {
     pub(crate) versions: BTreeMap<String, Vec<Version>>,
     pub(crate) asked: BTreeMap<String, Vec<Asked>>,
     pub(crate) windows: Vec<Window>,
-    /// Moments at which one member was disturbed on purpose: a rotation, a deletion.
-    pub(crate) disturbed: BTreeMap<String, Vec<Timestamp>>,
+    pub(crate) rotated: BTreeMap<String, Vec<Rotation>>,
+    /// What `Ready` was, each time that it changed.
+    pub(crate) ready: BTreeMap<String, Vec<(Timestamp, String)>>,
 }
 
 impl Ledger {
@@ -94,113 +111,152 @@ impl Ledger {
         }
     }
 
+    /// Writes down what `Ready` is now, unless that is known.
+    pub(crate) fn see_ready(&mut self, member: &str, seen: Timestamp, status: String) {
+        let changes = self.ready.entry(member.to_owned()).or_default();
+        if changes.last().is_none_or(|(_, last)| *last != status) {
+            changes.push((seen, status));
+        }
+    }
+
+    /// When a member's Secret was seen to hold a new token or a moved expiry. What is put back after
+    /// a deletion is neither.
+    fn written(&self, member: &str) -> Vec<Timestamp> {
+        let versions = self.versions.get(member).into_iter().flatten();
+        let mut held: Vec<_> = versions
+            .filter_map(|version| Some((version.seen, version.held.as_ref()?)))
+            .collect();
+        held.dedup_by_key(|(_, held)| *held);
+        held.into_iter().map(|(seen, _)| seen).collect()
+    }
+
     /// New tokens and moved expiries, of all members.
     pub(crate) fn renewals(&self) -> usize {
-        let of_one = |versions: &Vec<Version>| {
-            let mut held: Vec<_> = versions.iter().filter_map(|v| v.held.as_ref()).collect();
-            // Put back after a deletion, it is no renewal.
-            held.dedup();
-            held.len()
-        };
-        self.versions.values().map(of_one).sum()
+        let members = self.versions.keys();
+        members.map(|member| self.written(member).len()).sum()
+    }
+
+    fn concerning(&self, member: &str, instance: usize) -> impl Iterator<Item = &Window> {
+        let windows = self.windows.iter();
+        windows.filter(move |window| window.whom.concerns(member, instance))
+    }
+
+    /// Whether something that this member needs was down.
+    pub(crate) fn is_down(&self, member: &str, instance: usize, at: Timestamp) -> bool {
+        self.concerning(member, instance)
+            .any(|window| window.touches(at, at))
     }
 
     /// Every time that a Secret held an expired token, until `end`.
     pub(crate) fn stale(&self, instance_of: impl Fn(&str) -> usize, end: Timestamp) -> Vec<Stale> {
         let mut all = Vec::new();
         for (member, versions) in &self.versions {
+            let outages = Outage::of(self.concerning(member, instance_of(member)));
             let ends = versions[1..].iter().map(|next| next.seen).chain([end]);
             for (version, to) in versions.iter().zip(ends) {
                 let Some(held) = &version.held else { continue };
-                let from = held.expires_at.max(version.seen);
+                let expired = held.expires_at;
+                let from = expired.max(version.seen);
                 if from < to {
-                    all.push(self.judged(member, instance_of(member), from, to));
+                    all.push(Stale {
+                        member: member.clone(),
+                        expired,
+                        from,
+                        to,
+                        outage: excuse(&outages, expired, to),
+                    });
                 }
             }
         }
         all
     }
 
-    fn judged(&self, member: &str, instance: usize, from: Timestamp, to: Timestamp) -> Stale {
-        let down = |window: &&Window| {
-            window.concerns(instance) && window.from < to && from < window.recovered()
-        };
-        let mut windows: Vec<_> = self.windows.iter().filter(down).collect();
-        windows.sort_by_key(|window| window.from);
-        let mut unexcused = SignedDuration::ZERO;
-        let mut reached = from;
-        for window in &windows {
-            if window.from > reached {
-                unexcused += window.from.duration_since(reached);
+    /// Good answers that need not have been asked for: they never came into the Secret, or did so
+    /// sooner after another than `least`.
+    pub(crate) fn extra_requests(&self, member: &str, least: SignedDuration) -> Vec<Extra> {
+        let asked = self.asked.get(member).into_iter().flatten();
+        let good: Vec<_> = asked.filter(|asked| asked.is_good()).collect();
+        let written = self.written(member);
+        let mut extra = Vec::new();
+        let (mut last, mut last_written) = (None, None);
+        for pair in good.windows(2) {
+            let [at, next] = [pair[0].at, pair[1].at];
+            let came = written.iter().any(|seen| at <= *seen && *seen <= next);
+            let too_soon = last_written.filter(|last| at.duration_since(*last) < least);
+            let found = |why, after, before| Extra {
+                at,
+                why,
+                after,
+                before,
+            };
+            if came {
+                extra.extend(too_soon.map(|last| found(Why::TooSoon, last, at)));
+                last_written = Some(at);
+            } else if next.duration_since(at) < least {
+                extra.push(found(Why::Unwritten, last.unwrap_or(at), next));
+            } else {
+                extra.push(found(Why::UnwrittenUntilDue, last.unwrap_or(at), next));
             }
-            reached = reached.max(window.recovered());
+            last = Some(at);
         }
-        if reached < to {
-            unexcused += to.duration_since(reached);
-        }
-        let back = windows.iter().map(|window| window.to).max();
-        Stale {
-            member: member.to_owned(),
-            from,
-            to,
-            unexcused,
-            after_the_end: back.map_or(SignedDuration::ZERO, |back| {
-                to.duration_since(back.max(from)).max(SignedDuration::ZERO)
-            }),
-        }
+        extra
     }
 
-    /// Pairs of good answers of which the second was one too many: the first had not come into the
-    /// Secret yet, or was younger than the least interval between two renewals.
-    pub(crate) fn extra_requests(
+    /// What may have caused it, and when that began.
+    pub(crate) fn causes(
         &self,
         member: &str,
         instance: usize,
-        least: SignedDuration,
-    ) -> Vec<[Timestamp; 2]> {
-        let (Some(asked), Some(versions)) = (self.asked.get(member), self.versions.get(member))
-        else {
-            return Vec::new();
+        extra: &Extra,
+    ) -> Vec<(Timestamp, &str)> {
+        let explains = |window: &&Window| {
+            let after_it = window.touches(extra.at, extra.before);
+            match (window.asked_again, extra.why) {
+                (AskedAgain::AtOnce, Why::Unwritten | Why::UnwrittenUntilDue)
+                | (AskedAgain::WhenDue, Why::UnwrittenUntilDue) => after_it,
+                _ => false,
+            }
         };
-        // An answer that cannot be used may have this status, too.
-        let bad = |at: Timestamp| {
-            let of_it = |window: &&Window| window.instance == Some(instance);
-            let mut windows = self.windows.iter().filter(of_it);
-            windows.any(|window| window.from <= at && at <= window.to)
-        };
-        let good: Vec<_> = asked
-            .iter()
-            .filter(|asked| asked.status == Some(200) && !bad(asked.at))
-            .collect();
-        let written = |from: Timestamp, to: Timestamp| {
-            let within = |version: &Version| from <= version.seen && version.seen <= to;
-            versions
-                .iter()
-                .any(|version| version.held.is_some() && within(version))
-        };
-        good.iter()
-            .zip(good.iter().skip(1))
-            .map(|(one, next)| [one.at, next.at])
-            .filter(|&[one, next]| next.duration_since(one) < least || !written(one, next))
+        let windows = self.concerning(member, instance).filter(explains);
+        let rotations = self.rotated.get(member).into_iter().flatten();
+        let rotations = rotations
+            .filter(|rotation| rotation.from <= extra.before && extra.after <= rotation.to);
+        windows
+            .map(|window| (window.from, window.what.as_str()))
+            .chain(rotations.map(|rotation| (rotation.from, "client rotated")))
             .collect()
     }
 
-    /// What was going on around a member between two moments, and when it began.
-    pub(crate) fn disturbances(
+    /// What was going on around a member, for whoever looks for the reason of something.
+    pub(crate) fn account(
         &self,
         member: &str,
         instance: usize,
         from: Timestamp,
         to: Timestamp,
-    ) -> Vec<(Timestamp, &str)> {
-        let touches =
-            |window: &&Window| window.concerns(instance) && window.from <= to && from <= window.to;
-        let windows = self.windows.iter().filter(touches);
-        let of_itself = self.disturbed.get(member).into_iter().flatten();
-        let of_itself = of_itself.filter(|at| from <= **at && **at <= to);
-        windows
-            .map(|window| (window.from, window.what.as_str()))
-            .chain(of_itself.map(|at| (*at, "rotated")))
-            .collect()
+    ) -> String {
+        let windows: Vec<_> = self
+            .concerning(member, instance)
+            .filter(|window| window.touches(from, to))
+            .collect();
+        let asked = self.asked.get(member).into_iter().flatten();
+        let asked: Vec<_> = asked
+            .filter(|asked| from <= asked.at && asked.at <= to)
+            .collect();
+        let written = self.written(member);
+        let written: Vec<_> = written
+            .iter()
+            .filter(|seen| from <= **seen && **seen <= to)
+            .collect();
+        let rotated = self.rotated.get(member);
+        format!(
+            "down: {windows:#?}\nasked: {asked:#?}\nwritten: {written:#?}\nrotated: {rotated:?}"
+        )
     }
+}
+
+/// The outage that kept a token from being renewed until `to`, where there was one.
+fn excuse(outages: &[Outage], expired: Timestamp, to: Timestamp) -> Option<Outage> {
+    let mut outages = outages.iter();
+    outages.find(|outage| outage.excuses(expired, to)).cloned()
 }

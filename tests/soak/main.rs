@@ -18,8 +18,10 @@ mod faults;
 mod fleet;
 mod kept;
 mod ledger;
+mod outage;
 mod readers;
 mod report;
+mod rules;
 mod verdict;
 
 use std::{env, time::Duration};
@@ -27,6 +29,8 @@ use std::{env, time::Duration};
 /// How long and with how many a soak runs.
 #[derive(Clone, Copy, Debug)]
 struct Size {
+    /// Whether the numbers that are to be reached are held to, and not only the promises.
+    full: bool,
     /// How long faults go on.
     faults: Duration,
     /// How long kept tokens are watched.
@@ -44,6 +48,7 @@ impl Size {
         };
         let minutes = number("SOAK_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
         Self {
+            full: minutes.is_some(),
             faults: minutes.unwrap_or(Duration::from_secs(25)),
             // Long enough for some thousand gaps where the soak is long.
             kept: minutes.map_or(Duration::from_secs(25), |minutes| minutes / 6),

@@ -9,9 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     Size,
-    fleet::Fleet,
+    fleet::{Fleet, Member},
     ledger::{Ledger, Stale},
-    readers::{Book, Reads},
+    outage::{Whom, Window},
+    readers::{Book, ExpiredRead, Reads},
     report::{Report, seconds, share},
 };
 
@@ -20,6 +21,10 @@ use crate::{
 const LEAST_INTERVAL: SignedDuration = SignedDuration::from_millis(4900);
 /// Token requests that may be under way at one origin.
 const UNDER_WAY: usize = 4;
+/// The least between two requests to an instance in trouble, in seconds: the first wait, less its jitter.
+const BETWEEN_PROBES: f64 = 0.8;
+/// How much of what was before it is told with a failure.
+const BEFORE: SignedDuration = SignedDuration::from_secs(20);
 
 /// Prints the report, and holds the run to what is promised.
 pub(crate) fn judge(
@@ -31,32 +36,15 @@ pub(crate) fn judge(
     size: Size,
 ) {
     let ledger = book.ledger();
-    let instances: BTreeMap<_, _> = fleet
-        .members
-        .iter()
-        .map(|member| (member.name.as_str(), member.instance))
-        .collect();
+    let instances = instances(fleet);
     let stale = ledger.stale(|member| instances[member], ended);
-    let unexcused: Vec<_> = stale
-        .iter()
-        .filter(|stale| stale.unexcused > SignedDuration::ZERO)
-        .collect();
-    let (explained, unexplained) = extra_requests(&ledger, fleet);
+    let without_cause = stale.iter().filter(|stale| stale.outage.is_none()).count();
+    let extra = ExtraRequests::of(&ledger, fleet);
+    let expired_reads = reads.expired.lock().unwrap_or_else(PoisonError::into_inner);
+    let sorted = Sorted::new(&expired_reads, &stale, &ledger, &instances);
     let requests: usize = ledger.asked.values().map(Vec::len).sum();
     let renewals = ledger.renewals();
-    let expired_reads = reads.expired.lock().unwrap_or_else(PoisonError::into_inner);
-    let within = |member: &str, at: Timestamp| {
-        stale.iter().any(|stale| {
-            stale.member == member
-                && stale.unexcused.is_zero()
-                && stale.from <= at
-                && at <= stale.to
-        })
-    };
-    let unexcused_reads: Vec<_> = expired_reads
-        .iter()
-        .filter(|(member, at)| !within(member, *at))
-        .collect();
+    let accepted = reads.accepted.load(Ordering::Relaxed);
 
     let mut report = Report::new(format!(
         "Always-new and reuse-slide under faults (seed {})",
@@ -73,103 +61,151 @@ pub(crate) fn judge(
         "requests for each renewal",
         format!("{:.3}", share(requests, renewals) / 100.0),
     );
-    report.line("  one too many, after a kill or another fault", explained);
-    report.line("  one too many, without a cause", unexplained.len());
+    for (cause, times) in &extra.explained {
+        report.line(format!("  one too many, after: {cause}"), times);
+    }
+    report.line("  one too many, without a cause", extra.unexplained.len());
+    report.line("reads through the API, accepted by the instance", accepted);
     report.line(
-        "reads through the API, accepted by the instance",
-        reads.accepted.load(Ordering::Relaxed),
+        "reads of an expired token, while something was down",
+        sorted.down,
     );
+    report.line("  in the recovery from it", sorted.recovering);
+    report.line("  otherwise", sorted.otherwise.len());
     report.line(
-        "  of an expired token, while something was down too long",
-        expired_reads.len() - unexcused_reads.len(),
+        "longest stale read",
+        seconds(longest(&expired_reads, ExpiredRead::too_late_by)),
     );
-    report.line("  of an expired token, otherwise", unexcused_reads.len());
     report.line("times that a Secret held an expired token", stale.len());
-    report.line("  without a cause", unexcused.len());
+    report.line("  without a cause", without_cause);
     report.line("worst gap", seconds(longest(&stale, Stale::length)));
     report.line(
         "longest from the end of a fault to the new token",
-        seconds(longest(&stale, |stale| stale.after_the_end)),
+        seconds(longest(&stale, Stale::after_the_end)),
     );
     for (name, times) in troubles {
         report.line(format!("fault: {name}"), times);
     }
     report.print();
 
-    assert!(unexcused.is_empty(), "{unexcused:#?}");
-    assert!(unexcused_reads.is_empty(), "{unexcused_reads:#?}");
-    assert!(unexplained.is_empty(), "{unexplained:#?}");
+    let account = |stale: &Stale| {
+        let instance = instances[stale.member.as_str()];
+        let around = ledger.account(&stale.member, instance, stale.expired - BEFORE, stale.to);
+        format!("{stale:#?}\n{around}")
+    };
+    let first = stale.iter().find(|stale| stale.outage.is_none());
+    let first = first.map(account).unwrap_or_default();
+    assert_eq!(without_cause, 0, "the first:\n{first}");
+    assert!(sorted.otherwise.is_empty(), "{:#?}", sorted.otherwise);
+    let unexplained = &extra.unexplained;
+    assert!(unexplained.is_empty(), "{}", unexplained.join("\n\n"));
     let too_many = asked_in_trouble(&ledger, fleet);
     assert!(too_many.is_empty(), "{too_many:#?}");
-    assert!(reads.accepted.load(Ordering::Relaxed) > 0);
+    assert!(accepted > 0);
 }
 
-fn longest(stale: &[Stale], of: impl Fn(&Stale) -> SignedDuration) -> SignedDuration {
-    stale.iter().map(of).max().unwrap_or(SignedDuration::ZERO)
+/// Which instance each member asks.
+fn instances(fleet: &Fleet) -> BTreeMap<&str, usize> {
+    let members = fleet.members.iter();
+    members
+        .map(|member| (member.name.as_str(), member.instance))
+        .collect()
 }
 
-/// Requests beyond one for each renewal: how many had a cause, and those that had none. One cause is
-/// good for one of them for each client.
-fn extra_requests(ledger: &Ledger, fleet: &Fleet) -> (usize, Vec<String>) {
-    let mut explained = 0;
-    let mut unexplained = Vec::new();
-    for member in &fleet.members {
+fn longest<T>(all: &[T], of: impl Fn(&T) -> SignedDuration) -> SignedDuration {
+    all.iter().map(of).max().unwrap_or(SignedDuration::ZERO)
+}
+
+/// Reads of expired tokens, by what was going on.
+#[derive(Default)]
+struct Sorted<'a> {
+    down: usize,
+    recovering: usize,
+    otherwise: Vec<&'a ExpiredRead>,
+}
+
+impl<'a> Sorted<'a> {
+    fn new(
+        reads: &'a [ExpiredRead],
+        stale: &[Stale],
+        ledger: &Ledger,
+        instances: &BTreeMap<&str, usize>,
+    ) -> Self {
+        let mut sorted = Self::default();
+        for read in reads {
+            let excused = stale.iter().any(|stale| {
+                stale.member == read.member
+                    && stale.outage.is_some()
+                    && stale.from <= read.at
+                    && read.at <= stale.to
+            });
+            if !excused {
+                sorted.otherwise.push(read);
+            } else if ledger.is_down(&read.member, instances[read.member.as_str()], read.at) {
+                sorted.down += 1;
+            } else {
+                sorted.recovering += 1;
+            }
+        }
+        sorted
+    }
+}
+
+/// Requests beyond one for each renewal: how many each cause explains, and those that have none.
+#[derive(Default)]
+struct ExtraRequests {
+    explained: BTreeMap<String, usize>,
+    unexplained: Vec<String>,
+}
+
+impl ExtraRequests {
+    fn of(ledger: &Ledger, fleet: &Fleet) -> Self {
+        let mut all = Self::default();
+        for member in &fleet.members {
+            all.add(ledger, member);
+        }
+        all
+    }
+
+    /// One cause is good for one request too many of each client.
+    fn add(&mut self, ledger: &Ledger, member: &Member) {
         let mut used = BTreeSet::new();
-        for [one, next] in ledger.extra_requests(&member.name, member.instance, LEAST_INTERVAL) {
-            // What is asked again right after an answer brings nothing that could be written.
-            let since = one - SignedDuration::from_secs(3);
-            let causes = ledger.disturbances(&member.name, member.instance, since, next);
-            match causes.iter().find(|cause| !used.contains(*cause)) {
-                Some(cause) => {
-                    used.insert(*cause);
-                    explained += 1;
-                }
-                None => unexplained.push(format!(
-                    "{} at {one} and {next}, amid {causes:?}",
-                    member.name
-                )),
+        for extra in ledger.extra_requests(&member.name, LEAST_INTERVAL) {
+            let causes = ledger.causes(&member.name, member.instance, &extra);
+            if let Some((began, cause)) = causes.into_iter().find(|cause| !used.contains(cause)) {
+                used.insert((began, cause));
+                *self.explained.entry(cause.to_owned()).or_default() += 1;
+            } else {
+                let (from, to) = (extra.after - BEFORE, extra.before);
+                let around = ledger.account(&member.name, member.instance, from, to);
+                self.unexplained
+                    .push(format!("{}: {extra:?}\n{around}", member.name));
             }
         }
     }
-    (explained, unexplained)
 }
 
 /// Instances in trouble that were asked more than a failing instance may be.
 fn asked_in_trouble(ledger: &Ledger, fleet: &Fleet) -> Vec<String> {
-    // What is under way when the trouble begins, then one at a time, never closer than 0.8 s; a
-    // fault of single answers is waited out by each client alone.
     let mut too_many = Vec::new();
     for window in &ledger.windows {
-        let Some(instance) = window.instance else {
+        let Whom::Instance(instance) = window.whom else {
             continue;
         };
-        let asked = fleet
-            .members
-            .iter()
-            .filter(|member| member.instance == instance)
-            .map(|member| {
-                let asked = ledger.asked.get(&member.name).into_iter().flatten();
-                // Whoever is answered well asks an instance whose trouble is over: what hung before
-                // the end of it is given up only later.
-                let in_trouble = asked.filter(|asked| asked.status != Some(200));
-                in_trouble
-                    .filter(|asked| window.from <= asked.at && asked.at <= window.to)
-                    .count()
-            });
-        let (asked, askers) = asked.fold((0, 0), |(all, askers), n| {
-            (all + n, askers + usize::from(n > 0))
-        });
-        let probes = (window.to.duration_since(window.from).as_secs_f64() / 0.8).ceil();
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a handful"
-        )]
-        let probes = probes as usize;
-        let allowed = if window.by_client {
-            askers * (1 + probes)
+        let mut asked = BTreeMap::new();
+        for member in fleet.members.iter().filter(|one| one.instance == instance) {
+            asked.insert(&member.name, answered_badly(ledger, &member.name, window));
+        }
+        // What is under way when the trouble begins, then one at a time; a fault of single answers is
+        // waited out by each client alone.
+        let probes = probes(window);
+        let (asked, allowed) = if window.by_client {
+            (
+                asked.values().copied().max().unwrap_or_default(),
+                1 + probes,
+            )
         } else {
-            2 * UNDER_WAY + probes
+            (asked.values().sum(), 2 * UNDER_WAY + probes)
         };
         if asked > allowed {
             too_many.push(format!(
@@ -179,4 +215,24 @@ fn asked_in_trouble(ledger: &Ledger, fleet: &Fleet) -> Vec<String> {
         }
     }
     too_many
+}
+
+/// Requests of a member in a window that brought no token. Whoever is answered well asks an instance
+/// whose trouble is over: what hung before the end of it is given up only later.
+fn answered_badly(ledger: &Ledger, member: &str, window: &Window) -> usize {
+    let asked = ledger.asked.get(member).into_iter().flatten();
+    let bad = asked.filter(|asked| !asked.is_good());
+    bad.filter(|asked| window.touches(asked.at, asked.at))
+        .count()
+}
+
+fn probes(window: &Window) -> usize {
+    let lasted = window.to.duration_since(window.from).as_secs_f64();
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a handful"
+    )]
+    let probes = (lasted / BETWEEN_PROBES).ceil() as usize;
+    probes
 }

@@ -128,6 +128,11 @@ impl Fault {
             Self::HibernationPage | Self::BadGateway | Self::Maintenance | Self::Hang | Self::Reset
         )
     }
+
+    /// Whether it leaves no right answer. One that only comes late is right.
+    pub(super) fn spoils(&self) -> bool {
+        !matches!(self, Self::SlowDrip { .. } | Self::Delay(_))
+    }
 }
 
 /// Which fault the next request meets.

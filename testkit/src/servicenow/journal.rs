@@ -68,6 +68,8 @@ pub struct RecordedRequest {
     pub scope: Option<String>,
     /// The status answered; none while the request waits, and for a hung or reset connection.
     pub status: Option<u16>,
+    /// For a token request: whether it met a fault that leaves no right answer, whatever the status says.
+    pub spoiled: bool,
     /// Why a token was refused: what the instance's System Logs show with Source = OAuth.
     pub oauth_log: Option<String>,
 }
@@ -124,6 +126,7 @@ impl Journal {
             grant: None,
             scope: None,
             status: None,
+            spoiled: false,
             oauth_log: None,
         };
         self.token_requests += usize::from(entry.is_token_request());

@@ -29,11 +29,13 @@ pub(super) async fn token(
     let request = TokenRequest::read(request).await;
     let (fault, now) = {
         let mut instance = instance.lock();
+        let fault = instance.faults.meet_token_request();
         if let Some(entry) = instance.journal.entry(number) {
             request.describe(entry);
+            entry.spoiled = fault.as_ref().is_some_and(Fault::spoils);
         }
         instance.look_for_refresh_token(&request.said());
-        (instance.faults.meet_token_request(), instance.clock.now())
+        (fault, instance.clock.now())
     };
     match fault {
         Some(Fault::EchoAuthorization) => echo(&request),
