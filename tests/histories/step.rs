@@ -4,7 +4,18 @@ use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::{Value, json};
 use testkit::servicenow::{Fault, RetryAfter};
 
-use crate::world::{ClientSecret, TAKEN, World};
+use crate::{
+    workload::WORKLOAD,
+    world::{CaBundle, ClientSecret, NAME, SHARED, TAKEN, World},
+};
+
+/// What somebody writes over a value.
+pub(crate) const EDITED: &str = "edited";
+
+/// The name of a ConfigMap that nobody creates.
+pub(crate) const MISSING: &str = "none";
+/// What is put back more often within a minute is a fight.
+const PEACEFUL: usize = 3;
 
 /// One thing that somebody does.
 #[derive(Clone, Debug)]
@@ -14,8 +25,13 @@ pub(crate) enum Step {
     /// The spec is changed to this one, and admission refuses it.
     Refused(Value),
     Client(ClientSecret),
+    Ca(CaBundle),
     /// Somebody else's Secret under the name [`TAKEN`] comes, or goes.
     Taken(bool),
+    /// The Secret [`SHARED`] comes, or goes.
+    Shared(bool),
+    /// A second resource that wants this target comes, or goes.
+    Rival(Option<String>),
     Fault(Option<Fault>),
     /// A renewal is asked for.
     Renew,
@@ -28,36 +44,59 @@ pub(crate) enum Step {
 impl Step {
     /// Something that can happen in this world.
     pub(crate) fn drawn(world: &World, random: &mut StdRng) -> Self {
-        match random.random_range(0..20) {
-            0..=9 => Self::Spec(changed(world, random)),
+        match random.random_range(0..26) {
+            0..=6 => Self::Spec(changed(world, random)),
+            7..=9 => Self::Spec(retargeted(world, random)),
             10 => Self::Refused(refused(world, random)),
-            11..=12 => {
-                let all = [
-                    ClientSecret::Good,
-                    ClientSecret::Untrimmed,
-                    ClientSecret::WrongSecret,
-                    ClientSecret::WithoutKey,
-                    ClientSecret::Absent,
-                ];
-                // Half of them good, so that other things happen too.
-                let good = random.random_bool(0.4);
-                Self::Client(if good {
-                    all[0]
-                } else {
-                    *all.choose(random).unwrap()
-                })
-            }
+            11..=12 => Self::Client(client(random)),
+            // It serves from the next request on, so one is asked for, and nothing else may fail it.
+            13..=14 if world.fault.is_none() => Self::Ca(ca(random)),
             // Where the name is the target's, the Secret may be ours.
-            13 if world.is_taken || world.target() != TAKEN => Self::Taken(!world.is_taken),
-            14..=15 => Self::Fault(match world.fault {
+            15 if world.is_taken || world.target() != TAKEN => Self::Taken(!world.is_taken),
+            16 => Self::Shared(!world.is_shared),
+            17..=18 if world.rival.is_some() => Self::Rival(None),
+            17..=18 if !world.merges() => Self::Rival(Some(world.target().to_owned())),
+            19..=20 => Self::Fault(match world.fault {
                 Some(_) => None,
                 None => Some(fault(random)),
             }),
-            16 => Self::DeleteTarget,
-            17 => Self::EditTarget,
-            18 => Self::Recreate,
+            21..=22 if world.disturbances < PEACEFUL => Self::DeleteTarget,
+            23 if world.disturbances < PEACEFUL => Self::EditTarget,
+            24 => Self::Recreate,
             _ => Self::Renew,
         }
+    }
+
+    /// Whether it makes the operator ask the instance, whatever it has in hand.
+    pub(crate) fn forces_a_request(&self) -> bool {
+        matches!(self, Self::Fault(_) | Self::Renew)
+    }
+}
+
+// Of clients and CAs many are good, so that other things happen too.
+
+fn client(random: &mut StdRng) -> ClientSecret {
+    let others = [
+        ClientSecret::Untrimmed,
+        ClientSecret::WrongSecret,
+        ClientSecret::WithoutKey,
+        ClientSecret::Absent,
+    ];
+    match random.random_bool(0.5) {
+        true => ClientSecret::Good,
+        false => *others.choose(random).unwrap(),
+    }
+}
+
+fn ca(random: &mut StdRng) -> CaBundle {
+    let others = [
+        CaBundle::AnothersCa,
+        CaBundle::NoCertificate,
+        CaBundle::Absent,
+    ];
+    match random.random_bool(0.5) {
+        true => CaBundle::Good,
+        false => *others.choose(random).unwrap(),
     }
 }
 
@@ -69,7 +108,7 @@ fn fault(random: &mut StdRng) -> Fault {
         Fault::LoginPage,
         Fault::NoAccessToken,
         Fault::RateLimited {
-            retry_after: Some(RetryAfter::Seconds(1)),
+            retry_after: Some(RetryAfter::Seconds(60)),
         },
     ];
     all.choose(random).unwrap().clone()
@@ -98,10 +137,6 @@ fn changed(world: &World, random: &mut StdRng) -> Value {
             &["target", "annotations"],
             &[json!({"note": "a"}), json!({"note": "b", "more": "x"})],
         ),
-        (
-            &["target", "name"],
-            &[json!("other"), json!("another"), json!(TAKEN)],
-        ),
         (&["scopes"], &[json!(["useraccount"]), json!(["unknown"])]),
         (
             &["client", "authentication"],
@@ -121,6 +156,10 @@ fn changed(world: &World, random: &mut StdRng) -> Value {
         ),
         (&["instance"], &[json!("https://evil.example")]),
         (&["suspend"], &[json!(true), json!(false)]),
+        (
+            &["restart"],
+            &[json!([{"kind": "Deployment", "name": WORKLOAD}])],
+        ),
         (&["verify"], &[json!({"path": "/api/now/table/sys_user"})]),
         (
             &["grant"],
@@ -131,9 +170,18 @@ fn changed(world: &World, random: &mut StdRng) -> Value {
         ),
         (
             &["tls"],
-            &[json!({"caBundleRef": {"kind": "ConfigMap", "name": "none", "key": "ca.crt"}})],
+            &[
+                json!({"caBundleRef": {"kind": "ConfigMap", "name": MISSING, "key": "ca.crt"}}),
+                json!({}),
+            ],
         ),
     ];
+    let may_change = |path: &[&str]| match path {
+        ["target", "labels" | "annotations"] => !world.merges(),
+        ["tls"] => world.fault.is_none(),
+        _ => true,
+    };
+    let fields: Vec<_> = fields.iter().filter(|(path, _)| may_change(path)).collect();
     let (path, values) = fields.choose(random).unwrap();
     // Taken out as often as not, so that no trouble lasts for ever.
     let value = random
@@ -143,10 +191,38 @@ fn changed(world: &World, random: &mut StdRng) -> Value {
     spec
 }
 
+/// The spec with another target's name, and with any creation policy.
+fn retargeted(world: &World, random: &mut StdRng) -> Value {
+    let mut spec = world.spec.clone();
+    let names = [NAME, "other", "another", TAKEN, SHARED];
+    let names: Vec<_> = names.iter().filter(|n| **n != world.target()).collect();
+    let name = **names.choose(random).unwrap();
+    let policy = match name {
+        SHARED => Some("Merge"),
+        _ => *[None, Some("Owner"), Some("Orphan")]
+            .choose(random)
+            .unwrap(),
+    };
+    let named = (name != NAME).then(|| json!(name));
+    set(&mut spec, &["target", "name"], named);
+    let policy = policy.map(|policy| json!(policy));
+    set(&mut spec, &["target", "creationPolicy"], policy);
+    if name == SHARED {
+        set(&mut spec, &["target", "labels"], None);
+        set(&mut spec, &["target", "annotations"], None);
+    }
+    spec
+}
+
 /// The spec with a field that admission refuses.
 fn refused(world: &World, random: &mut StdRng) -> Value {
     let mut spec = world.spec.clone();
+    let another_policy = match world.spec["target"]["creationPolicy"].as_str() {
+        Some("Orphan") => "Owner",
+        _ => "Orphan",
+    };
     let fields: &[(&[&str], Value)] = &[
+        (&["target", "creationPolicy"], json!(another_policy)),
         (&["instance"], json!("http://dev12345.service-now.com")),
         (&["instance"], json!("two words")),
         (

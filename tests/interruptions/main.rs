@@ -22,10 +22,10 @@ mod scenario;
 use std::{collections::BTreeMap, env};
 
 use futures::{StreamExt as _, stream};
-use testkit::cluster::{Moment, Write};
+use testkit::cluster::Moment;
 
 use crate::{
-    run::{Interruption, Record, interrupted, undisturbed},
+    run::{Interruption, Point, Record, interrupted, undisturbed},
     scenario::{SCENARIOS, Scenario},
 };
 
@@ -60,7 +60,7 @@ async fn killed_at_any_write_or_request_it_comes_to_the_same_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_and_shown_the_past_it_comes_to_the_same_end() {
     campaign("shown the past", |record, all| {
-        at_writes(record, all, Interruption::ShownThePast)
+        at_points(record, all, Interruption::ShownThePast)
     })
     .await;
 }
@@ -68,20 +68,25 @@ async fn killed_and_shown_the_past_it_comes_to_the_same_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kept_from_what_lies_between_it_comes_to_the_same_end() {
     campaign("kept from seeing", |record, all| {
-        at_writes(record, all, Interruption::KeptFromSeeing)
+        at_points(record, all, Interruption::KeptFromSeeing)
     })
     .await;
 }
 
-/// The interruption at every write, or at every third.
-fn at_writes(
+/// The interruption at every write and every token request, or at every third.
+fn at_points(
     record: &Record,
     all: bool,
-    interruption: impl Fn(usize, Write) -> Interruption,
+    interruption: impl Fn(usize, Point) -> Interruption,
 ) -> Vec<Interruption> {
-    let points = record.writes.iter().step_by(if all { 1 } else { 3 });
-    points
-        .map(|(step, write)| interruption(*step, write.clone()))
+    let writes = record.writes.iter();
+    let writes = writes.map(|(step, write)| (*step, Point::Write(write.clone())));
+    let requests = record.requests.iter().zip(1..);
+    let requests = requests.map(|(step, number)| (*step, Point::Request(number)));
+    writes
+        .chain(requests)
+        .step_by(if all { 1 } else { 3 })
+        .map(|(step, point)| interruption(step, point))
         .collect()
 }
 

@@ -36,13 +36,30 @@ pub(crate) struct Record {
     end: Value,
 }
 
+/// A point of a run at which it is interrupted.
+#[derive(Clone, Debug)]
+pub(crate) enum Point {
+    Write(Write),
+    /// The instance has received the how-manieth token request.
+    Request(usize),
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(write) => write.fmt(f),
+            Self::Request(number) => write!(f, "token request {number}"),
+        }
+    }
+}
+
+/// What happens, each with the number of its step.
 #[derive(Clone, Debug)]
 pub(crate) enum Interruption {
     KilledAtWrite(usize, Write, Moment),
-    /// When the instance has received the how-manieth request.
     KilledAtRequest(usize, usize),
-    ShownThePast(usize, Write),
-    KeptFromSeeing(usize, Write),
+    ShownThePast(usize, Point),
+    KeptFromSeeing(usize, Point),
 }
 
 impl fmt::Display for Interruption {
@@ -54,14 +71,14 @@ impl fmt::Display for Interruption {
             Self::KilledAtRequest(step, number) => {
                 write!(f, "killed in step {step} at token request {number}")
             }
-            Self::ShownThePast(step, write) => {
+            Self::ShownThePast(step, point) => {
                 write!(
                     f,
-                    "killed after {write} and shown the time before step {step}"
+                    "killed after {point} and shown the time before step {step}"
                 )
             }
-            Self::KeptFromSeeing(step, write) => {
-                write!(f, "kept from seeing anything since {write} of step {step}")
+            Self::KeptFromSeeing(step, point) => {
+                write!(f, "kept from seeing anything since {point} of step {step}")
             }
         }
     }
@@ -156,16 +173,7 @@ pub(crate) async fn interrupted(
     interruption: &Interruption,
 ) -> Result<usize, String> {
     let mut stage = Stage::new().await;
-    match interruption {
-        Interruption::KilledAtWrite(_, write, moment) => {
-            stage.proxy.stop_at(write.clone(), *moment);
-        }
-        Interruption::ShownThePast(_, write) => {
-            stage.proxy.stop_at(write.clone(), Moment::Answered);
-        }
-        Interruption::KeptFromSeeing(_, write) => stage.proxy.hold_watches_at(write.clone()),
-        Interruption::KilledAtRequest(..) => {}
-    }
+    prepare(&stage.proxy, interruption);
     let mut came = false;
     let mut is_blind = false;
     for step in scenario.steps {
@@ -207,16 +215,34 @@ pub(crate) async fn interrupted(
     judge(&stage, scenario, record, interruption).await
 }
 
+/// Makes the proxy watch for the point of the interruption, where it is a write.
+fn prepare(proxy: &ApiProxy, interruption: &Interruption) {
+    match interruption {
+        Interruption::KilledAtWrite(_, write, moment) => proxy.stop_at(write.clone(), *moment),
+        Interruption::ShownThePast(_, Point::Write(write)) => {
+            proxy.stop_at(write.clone(), Moment::Answered);
+        }
+        Interruption::KeptFromSeeing(_, Point::Write(write)) => {
+            proxy.hold_watches_at(write.clone());
+        }
+        Interruption::KilledAtRequest(..)
+        | Interruption::ShownThePast(_, Point::Request(_))
+        | Interruption::KeptFromSeeing(_, Point::Request(_)) => {}
+    }
+}
+
 /// Waits for the point of the interruption.
 async fn comes(stage: &Stage, interruption: &Interruption) {
     match interruption {
-        Interruption::KilledAtWrite(..) | Interruption::ShownThePast(..) => {
-            stage.proxy.stopped().await;
-        }
-        Interruption::KeptFromSeeing(..) => stage.proxy.watches_held().await,
-        Interruption::KilledAtRequest(_, number) => {
+        Interruption::KilledAtRequest(_, number)
+        | Interruption::ShownThePast(_, Point::Request(number))
+        | Interruption::KeptFromSeeing(_, Point::Request(number)) => {
             stage.scene.instance.wait_for_token_requests(*number).await;
         }
+        Interruption::KilledAtWrite(..) | Interruption::ShownThePast(_, Point::Write(_)) => {
+            stage.proxy.stopped().await;
+        }
+        Interruption::KeptFromSeeing(_, Point::Write(_)) => stage.proxy.watches_held().await,
     }
 }
 
@@ -244,6 +270,7 @@ async fn carry_out(
             false
         }
         Interruption::KeptFromSeeing(..) => {
+            stage.proxy.hold_watches(true);
             // Done or not, people go on.
             let _ = tokio::time::timeout(A_WHILE, stage.done(step)).await;
             true
@@ -262,22 +289,21 @@ async fn judge(
     record: &Record,
     interruption: &Interruption,
 ) -> Result<usize, String> {
+    let expected = interruption.leaves(&record.end);
+    let now = async || interruption.leaves(&end_of(&stage.scene).await);
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut end = end_of(&stage.scene).await;
-    while end != record.end && tokio::time::Instant::now() < deadline {
+    let mut end = now().await;
+    while end != expected && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        end = end_of(&stage.scene).await;
+        end = now().await;
     }
-    if end != record.end {
-        return Err(difference(&record.end, &end));
+    if end != expected {
+        return Err(difference(&expected, &end));
     }
     stage.quiet().await;
-    let end = end_of(&stage.scene).await;
-    if end != record.end {
-        return Err(format!(
-            "it did not stay: {}",
-            difference(&record.end, &end)
-        ));
+    let end = now().await;
+    if end != expected {
+        return Err(format!("it did not stay: {}", difference(&expected, &end)));
     }
     let extra = stage
         .scene
@@ -294,6 +320,21 @@ async fn judge(
 }
 
 impl Interruption {
+    /// What of an end stays the same with it. What is taken over from a Secret's annotations after a
+    /// kill has no scope on record.
+    fn leaves(&self, end: &Value) -> Value {
+        let mut end = end.clone();
+        if !matches!(self, Self::KeptFromSeeing(..)) {
+            for object in end.as_object_mut().into_iter().flatten() {
+                let token = object.1.pointer_mut("/status/token");
+                if let Some(token) = token.and_then(Value::as_object_mut) {
+                    token.remove("scope");
+                }
+            }
+        }
+        end
+    }
+
     /// Token requests that it may cost. A kill: one, for an answer that was lost on its way to the
     /// Secret, or for what was in memory and is needed later. A refusal among good answers is asked
     /// about twice, by the one that was killed and by the next. Somebody's Secret has no record of our

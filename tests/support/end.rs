@@ -4,8 +4,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
-use kube::{ResourceExt as _, api::ListParams};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::{Map, Value, json};
 use servicenow_credential_operator::api::ServiceNowCredential;
 use sha2::{Digest as _, Sha256};
@@ -21,10 +24,11 @@ pub async fn end_of(scene: &Scene) -> Value {
         .map(|secret| (secret.name_any(), secret))
         .collect();
     let resources: Vec<_> = resources.unwrap().items;
+    let config_maps = config_maps(scene).await;
     let mut objects = Map::new();
     for resource in &resources {
         let name = format!("resource {}", resource.name_any());
-        objects.insert(name, resource_of(resource, &secrets));
+        objects.insert(name, resource_of(resource, &secrets, &config_maps));
     }
     for (name, secret) in &secrets {
         objects.insert(
@@ -39,13 +43,25 @@ pub async fn end_of(scene: &Scene) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-fn resource_of(resource: &ServiceNowCredential, secrets: &BTreeMap<String, Secret>) -> Value {
+async fn config_maps(scene: &Scene) -> BTreeMap<String, ObjectMeta> {
+    let all: Api<ConfigMap> = Api::namespaced(scene.client.clone(), &scene.namespace);
+    let all = all.list(&ListParams::default()).await.unwrap();
+    all.into_iter()
+        .map(|one| (one.name_any(), one.metadata))
+        .collect()
+}
+
+fn resource_of(
+    resource: &ServiceNowCredential,
+    secrets: &BTreeMap<String, Secret>,
+    config_maps: &BTreeMap<String, ObjectMeta>,
+) -> Value {
     let mut status = serde_json::to_value(&resource.status).unwrap();
     let target = status["target"]["name"]
         .as_str()
         .and_then(|name| secrets.get(name));
     if let Some(record) = status.get_mut("target").and_then(Value::as_object_mut) {
-        refer(record, target);
+        refer(record, target.map(|secret| &secret.metadata));
         record.insert("sha256".to_owned(), json!("<digest>"));
     }
     if let Some(digest) = status["token"]["sha256"].as_str().map(ToOwned::to_owned) {
@@ -71,12 +87,14 @@ fn resource_of(resource: &ServiceNowCredential, secrets: &BTreeMap<String, Secre
                     .any(|d| d == digest)
             });
         record.insert("sha256".to_owned(), says(is, "of a token in the Secret"));
-        // What is taken over from a Secret's annotations after a kill has no scope on record.
-        record.remove("scope");
     }
     for observed in status["observed"].as_array_mut().into_iter().flatten() {
         let record = observed.as_object_mut().unwrap();
-        let object = record["name"].as_str().and_then(|name| secrets.get(name));
+        let name = record["name"].as_str().unwrap_or_default();
+        let object = match record["kind"] == "ConfigMap" {
+            true => config_maps.get(name),
+            false => secrets.get(name).map(|secret| &secret.metadata),
+        };
         refer(record, object);
     }
     without_times(&mut status);
@@ -94,8 +112,7 @@ fn resource_of(resource: &ServiceNowCredential, secrets: &BTreeMap<String, Secre
 }
 
 /// Says of uid and resourceVersion whether they are those of the object.
-fn refer(record: &mut Map<String, Value>, object: Option<&Secret>) {
-    let metadata = object.map(|object| &object.metadata);
+fn refer(record: &mut Map<String, Value>, metadata: Option<&ObjectMeta>) {
     let uid = metadata.and_then(|metadata| metadata.uid.as_deref());
     let version = metadata.and_then(|metadata| metadata.resource_version.as_deref());
     for (field, value) in [("uid", uid), ("resourceVersion", version)] {

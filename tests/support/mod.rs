@@ -172,15 +172,15 @@ impl Scene {
         scene.with_client(lifetime).await
     }
 
-    /// Another namespace and another instance, set up alike, for the same operator.
-    pub async fn beside(&self, lifetime: Duration) -> Self {
+    /// Another namespace with another instance, set up alike, for the same operator.
+    pub async fn beside(&self, instance: Simulator, lifetime: Duration) -> Self {
         let namespace = self.cluster.fresh_namespace("scene").await;
         let scene = Self {
             cluster: self.cluster,
             client: self.client.clone(),
             kubeconfig: rights::operator(self.cluster, &self.namespace, &namespace).await,
             namespace,
-            instance: Simulator::start().await,
+            instance,
         };
         scene.with_client(lifetime).await
     }
