@@ -17,7 +17,7 @@ use crate::{
     counts::looked_at_all,
     docs,
     fleet::{Fleet, NAMESPACE, Shape},
-    floor,
+    floor, handover,
     report::{Heap, Machine, Others, Report, Rest, Restart, Shared, Sync},
     storm,
     told::Told,
@@ -27,6 +27,10 @@ use crate::{
 const SIZES: [usize; 4] = [100, 1_000, 3_000, 10_000];
 /// The most.
 const FLEET: usize = 10_000;
+/// Enough that a new leader has something to look at before it writes.
+const HANDED_OVER: usize = 1_000;
+/// How often the lead is handed over.
+const HANDOVERS: usize = 20;
 /// Secrets that no resource names.
 const OTHERS: usize = 50_000;
 /// After so long without work, memory is what it is at rest.
@@ -62,6 +66,7 @@ pub(crate) async fn run() {
         restart,
         others,
         shared: shared().await,
+        handover: handover::run(HANDED_OVER, HANDOVERS).await,
         storm: storm::run(FLEET).await,
     };
     report.write(docs());

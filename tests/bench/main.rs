@@ -20,6 +20,7 @@ mod counts;
 mod fleet;
 mod floor;
 mod full;
+mod handover;
 mod plot;
 mod report;
 mod storm;
@@ -46,6 +47,14 @@ async fn a_fleet_costs_the_requests_that_its_tokens_cost_and_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_shards_share_a_fleet_and_each_resource_is_written_by_one() {
     counts::shards(60).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lead_that_passes_on_amid_work_costs_each_resource_one_request_at_most() {
+    let (resources, times) = (20, 2);
+    let handover = handover::run(resources, times).await;
+    // The memory of a new leader is empty, and what is changed is written with its token.
+    assert!(handover.token_requests <= resources * (1 + times));
 }
 
 #[test]

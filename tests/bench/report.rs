@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{Requests, total},
+    handover::Handover,
     plot,
     storm::Storm,
 };
@@ -20,6 +21,7 @@ pub(crate) struct Report {
     pub(crate) restart: Restart,
     pub(crate) others: Others,
     pub(crate) shared: Shared,
+    pub(crate) handover: Handover,
     pub(crate) storm: Storm,
 }
 
@@ -188,6 +190,7 @@ impl Report {
             restart,
             others,
             shared,
+            handover,
             storm,
             ..
         } = self;
@@ -283,6 +286,16 @@ impl Report {
                 "≤ 20",
             ),
             (
+                "a leader of 1,000 is stopped, 20 times: from SIGTERM to the Lease's next holder, to \
+                 its first write (median, worst)",
+                format!(
+                    "{}; {}",
+                    median_and_worst(&handover.lease_ms),
+                    median_and_worst(&handover.write_ms)
+                ),
+                "≤ 1 s, ≤ 1 s",
+            ),
+            (
                 "10,000 renewals due within a minute: done in a minute, expired, least left then",
                 format!(
                     "{}, {}, {:.0} s",
@@ -320,6 +333,12 @@ pub(crate) fn is_shown(docs: &Path) {
     let report: Report = serde_json::from_str(&read(JSON)).unwrap();
     assert_eq!(read(PAGE), report.page(&read(PAGE)));
     assert_eq!(read(PLOT), plot::svg(&report.syncs));
+}
+
+/// Of milliseconds in their order.
+fn median_and_worst(ms: &[f64]) -> String {
+    let worst = ms.last().unwrap();
+    format!("{:.0} ms, {worst:.0} ms", ms[ms.len() / 2])
 }
 
 /// Megabytes of a million bytes.

@@ -94,6 +94,16 @@ impl Fleet {
         done.then_some(())
     }
 
+    /// Whether the last renewal that was asked of a member has been acted on.
+    pub(crate) async fn is_renewed(&self, member: &str) -> bool {
+        let resource = self.scene.get(member).await;
+        let requested = resource
+            .annotations()
+            .get("snowcred.dev/renew-requested-at");
+        let status = resource.status.as_ref();
+        requested == status.and_then(|status| status.handled_renew_request.as_ref())
+    }
+
     /// How often the instance was asked for each member.
     pub(crate) fn requests(&self) -> BTreeMap<String, usize> {
         let mut asked: BTreeMap<_, _> = self.members.iter().map(|m| (m.clone(), 0)).collect();

@@ -1,103 +1,252 @@
 //! Bad input and bad days: each has its reason, the last good token stays, and nothing is retried
 //! faster than it should be.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use futures::{StreamExt as _, stream};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use testkit::{
     operator::Operator,
-    servicenow::{ExpiresIn, Fault, RetryAfter, Simulator},
+    servicenow::{Client, ExpiresIn, Fault, RetryAfter, Simulator, TokenMode},
 };
 
-use crate::support::{CLIENT_ID, Scene, eventually};
+use crate::support::{CLIENT, CLIENT_ID, CLIENT_SECRET, Scene, eventually};
 
-/// Asks for a renewal, and returns the message of the failure that it meets.
-async fn fail_renewal(scene: &Scene, value: &str, reason: &str) -> String {
-    scene.renew("itsm", value).await;
-    scene.await_failure("itsm", reason).await
-}
+pub(crate) const LIFETIME: Duration = Duration::from_secs(1800);
 
-#[tokio::test]
-async fn each_bad_day_has_its_reason_and_the_last_good_token_stays() {
-    let scene = Scene::new(Duration::from_secs(1800)).await;
-    let options = scene.options(&["--min-renew-interval=1ms", "--request-timeout=1s"]);
-    let _operator = Operator::start(&options).await;
-    scene.create("itsm", scene.spec()).await;
-    let token = scene.await_synced("itsm").await;
-    let days = [
+/// What a day does to the instance, the reason that a renewal then fails for, and what its message says.
+type Day = (Fault, &'static str, &'static str);
+
+/// The days on which an instance cannot be reached, or answers for nobody.
+fn days_of_the_instance() -> Vec<Day> {
+    let drip = Fault::SlowDrip {
+        pause: Duration::from_millis(100),
+    };
+    let limited = |retry_after| Fault::RateLimited { retry_after };
+    let date = RetryAfter::HttpDate(Duration::from_secs(600));
+    vec![
         (Fault::HibernationPage, "InstanceHibernating", "hibernating"),
-        (Fault::LoginPage, "InvalidResponse", "web page"),
         (Fault::BadGateway, "InstanceUnavailable", "HTTP 502"),
         (Fault::Maintenance, "InstanceUnavailable", "HTTP 503"),
         (
-            Fault::RateLimited {
-                retry_after: Some(RetryAfter::Seconds(1)),
-            },
+            Fault::Hang,
+            "InstanceUnavailable",
+            "did not answer within 2 s",
+        ),
+        // Each byte comes in time, and all of them do not.
+        (drip, "InstanceUnavailable", "did not answer within 2 s"),
+        (Fault::Reset, "InstanceUnavailable", "without an answer"),
+        (Fault::TruncatedBody, "InstanceUnavailable", "broke off"),
+        (
+            limited(Some(RetryAfter::Seconds(1))),
             "RateLimited",
             "HTTP 429",
         ),
-        (
-            Fault::Hang,
-            "InstanceUnavailable",
-            "did not answer within 1 s",
-        ),
-        (Fault::Reset, "InstanceUnavailable", "without an answer"),
-        (Fault::TruncatedJson, "InvalidResponse", "not the JSON"),
-        (Fault::TruncatedBody, "InstanceUnavailable", "broke off"),
-        (Fault::HugeBody(10 << 20), "InvalidResponse", "64 KiB"),
-        (
-            Fault::Redirect {
-                location: "https://evil.example/".to_owned(),
-            },
-            "InvalidResponse",
-            "redirect",
-        ),
-        (Fault::NoAccessToken, "InvalidResponse", "no access_token"),
-        (
-            Fault::ExpiresIn(ExpiresIn::Missing),
-            "InvalidResponse",
-            "expires_in",
-        ),
-        (
-            Fault::ExpiresIn(ExpiresIn::Zero),
-            "InvalidResponse",
-            "expires_in",
-        ),
-        (
-            Fault::ExpiresIn(ExpiresIn::Negative),
-            "InvalidResponse",
-            "expires_in",
-        ),
-        (
-            Fault::TokenType("mac".to_owned()),
-            "InvalidResponse",
-            "token_type",
-        ),
-        (
-            Fault::AccessToken("two words".to_owned()),
-            "InvalidResponse",
-            "bearer token",
-        ),
+        (limited(Some(date)), "RateLimited", "HTTP 429"),
+        (limited(None), "RateLimited", "HTTP 429"),
+    ]
+}
+
+/// The days on which an instance gives an answer that is none, or refuses.
+fn days_of_the_answer() -> Vec<Day> {
+    let redirect = Fault::Redirect {
+        location: "https://evil.example/".to_owned(),
+    };
+    let no_bearer_token = Fault::AccessToken("two words".to_owned());
+    let invalid = |fault, says| (fault, "InvalidResponse", says);
+    vec![
+        invalid(Fault::LoginPage, "web page"),
+        invalid(Fault::TruncatedJson, "not the JSON"),
+        invalid(Fault::HugeBody(10 << 20), "64 KiB"),
+        invalid(redirect, "redirect"),
+        invalid(Fault::NoAccessToken, "no access_token"),
+        invalid(Fault::ExpiresIn(ExpiresIn::Missing), "expires_in"),
+        invalid(Fault::ExpiresIn(ExpiresIn::Zero), "expires_in"),
+        invalid(Fault::ExpiresIn(ExpiresIn::Negative), "expires_in"),
+        invalid(Fault::TokenType("mac".to_owned()), "token_type"),
+        invalid(no_bearer_token, "bearer token"),
         (
             Fault::UnauthorizedClient,
             "AccessDenied",
             "1) the client's Application Registry entry",
         ),
-    ];
-    for (number, (fault, reason, says)) in days.into_iter().enumerate() {
-        let name = format!("{fault:?}");
-        scene.instance.set_fault(Some(fault));
-        let message = fail_renewal(&scene, &number.to_string(), reason).await;
-        assert!(message.contains(says), "{name}: {message}");
-        assert_eq!(scene.token("itsm").await.as_ref(), Some(&token), "{name}");
+    ]
+}
+
+/// A scene, its operator, and instances that all know its client: a resource for each.
+pub(crate) struct World {
+    pub(crate) scene: Scene,
+    operator: Operator,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let scene = Scene::new(LIFETIME).await;
+        let options = scene.options(&["--min-renew-interval=1ms", "--request-timeout=2s"]);
+        let operator = Operator::start(&options).await;
+        Self { scene, operator }
+    }
+
+    /// An instance of this mode, and a resource for it that is synced.
+    pub(crate) async fn instance(
+        &self,
+        name: &str,
+        mode: TokenMode,
+        lifetime: Duration,
+    ) -> Simulator {
+        let instance = Simulator::start().await;
+        instance.set_mode(mode);
+        instance.add_client(Client::new(CLIENT_ID, CLIENT_SECRET).with_lifetime(lifetime));
+        let spec = json!({
+            "instance": instance.origin(),
+            "client": {"secretRef": {"name": CLIENT}},
+        });
+        self.scene.create(name, spec).await;
+        self.scene.await_synced(name).await;
+        instance
+    }
+
+    /// How often requests to this instance have ended how, as the metrics count them.
+    pub(crate) fn results(&self, instance: &Simulator) -> BTreeMap<String, usize> {
+        let host = instance.address();
+        let of_host = format!("snowcred_token_requests_total{{host=\"{host}\",result=\"");
+        let metrics = self.operator.metrics();
+        let counts = metrics
+            .lines()
+            .filter_map(|line| line.strip_prefix(&of_host)?.split_once("\"} "));
+        counts
+            .map(|(result, count)| (result.to_owned(), count.parse().unwrap()))
+            .collect()
+    }
+
+    /// Every request to this instance but the first good one is counted under this reason.
+    async fn all_but_one_are_counted_as(&self, instance: &Simulator, reason: &str, day: &str) {
+        let (counted, asked) = eventually("no request is under way", async || {
+            let (counted, asked) = (self.results(instance), instance.token_requests());
+            (counted.values().sum::<usize>() == asked).then_some((counted, asked))
+        })
+        .await;
+        let expected = [("Success".to_owned(), 1), (reason.to_owned(), asked - 1)];
+        assert_eq!(counted, BTreeMap::from(expected), "{day}");
+    }
+
+    /// One day, from the last good token to the next one.
+    async fn live_through(&self, name: &str, (fault, reason, says): Day) {
+        let scene = &self.scene;
+        let day = format!("{fault:?}");
+        let instance = self.instance(name, TokenMode::AlwaysNew, LIFETIME).await;
+        let token = scene.token(name).await;
+        instance.set_fault(Some(fault));
+        scene.renew(name, "on the bad day").await;
+        let message = scene.await_failure(name, reason).await;
+        assert!(message.contains(says), "{day}: {message}");
+        assert_eq!(scene.token(name).await, token, "{day}");
         scene
-            .await_condition("itsm", "Ready", "True", "TokenValid")
+            .await_condition(name, "Ready", "True", "TokenValid")
             .await;
+        self.all_but_one_are_counted_as(&instance, reason, &day)
+            .await;
+        instance.set_fault(None);
+        scene.renew(name, "well again").await;
+        let next = scene.await_synced(name).await;
+        assert!(instance.is_valid(&next) && Some(next) != token, "{day}");
+        let news = [("Warning", reason), ("Normal", "TokenSynced")];
+        scene.await_events(name, &news).await;
+        assert_eq!(instance.cookies_returned(), 0, "{day}");
+    }
+}
+
+#[tokio::test]
+async fn each_bad_day_has_its_reason_its_metric_and_its_event_and_the_last_good_token_stays() {
+    let world = World::new().await;
+    let days = days_of_the_instance()
+        .into_iter()
+        .chain(days_of_the_answer());
+    // Some at a time: most of a day is waiting.
+    stream::iter(days.enumerate())
+        .for_each_concurrent(6, async |(number, day)| {
+            world.live_through(&format!("itsm-{number}"), day).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_event_tells_of_each_change_of_reason_and_one_of_the_recovery() {
+    let world = World::new().await;
+    let scene = &world.scene;
+    scene.create("itsm", scene.spec()).await;
+    scene.await_synced("itsm").await;
+    let limited = Fault::RateLimited {
+        retry_after: Some(RetryAfter::Seconds(1)),
+    };
+    let days = [
+        (Fault::HibernationPage, "InstanceHibernating"),
+        (Fault::BadGateway, "InstanceUnavailable"),
+        (Fault::Maintenance, "InstanceUnavailable"),
+        (limited, "RateLimited"),
+        (Fault::LoginPage, "InvalidResponse"),
+        (Fault::TruncatedJson, "InvalidResponse"),
+        (Fault::UnauthorizedClient, "AccessDenied"),
+    ];
+    for (fault, reason) in days {
+        let day = format!("{fault:?}");
+        scene.instance.set_fault(Some(fault));
+        scene.renew("itsm", &day).await;
+        scene.await_failure("itsm", reason).await;
     }
     scene.instance.set_fault(None);
     scene.renew("itsm", "well again").await;
     scene.await_synced("itsm").await;
-    assert_eq!(scene.instance.cookies_returned(), 0);
+    let news = [
+        ("Warning", "InstanceHibernating"),
+        ("Warning", "InstanceUnavailable"),
+        ("Warning", "RateLimited"),
+        ("Warning", "InvalidResponse"),
+        ("Warning", "AccessDenied"),
+        ("Normal", "TokenSynced"),
+    ];
+    scene.await_events("itsm", &news).await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_waited_out_as_the_instance_says_and_for_half_a_minute_if_it_says_nothing()
+{
+    let world = World::new().await;
+    let scene = &world.scene;
+    let seconds = SignedDuration::from_secs;
+    let in_ten_minutes = RetryAfter::HttpDate(Duration::from_secs(600));
+    // A date has whole seconds, so that it may be up to one earlier.
+    for (name, retry_after, at_least, at_most) in [
+        ("nothing", None, seconds(30), seconds(30)),
+        (
+            "seconds",
+            Some(RetryAfter::Seconds(120)),
+            seconds(120),
+            seconds(120),
+        ),
+        ("date", Some(in_ten_minutes), seconds(599), seconds(600)),
+        (
+            "no-time",
+            Some(RetryAfter::Raw("soon".to_owned())),
+            seconds(30),
+            seconds(30),
+        ),
+    ] {
+        let instance = world.instance(name, TokenMode::AlwaysNew, LIFETIME).await;
+        instance.set_fault(Some(Fault::RateLimited { retry_after }));
+        let before = Timestamp::now();
+        scene.renew(name, "1").await;
+        scene.await_failure(name, "RateLimited").await;
+        let failure = scene.get(name).await.status.unwrap().failure.unwrap();
+        let waits = before + at_least..=Timestamp::now() + at_most;
+        let retry = failure.retry_time.unwrap().0;
+        assert!(
+            waits.contains(&retry),
+            "{name}: {retry} is not in {waits:?}"
+        );
+        assert_eq!(instance.token_requests(), 2, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use testkit::{
 };
 
 use crate::{
-    leadership::{lease, leases, led, of_default, replica, until_it_leads, was_waited_out, writes},
+    leadership::{
+        Passed, lease, leases, led, of_default, passed_to, replica, until_it_leads, writes,
+    },
     support::{
         Scene, eventually, install_crd,
         rights::{LEASE, rules},
@@ -171,10 +173,10 @@ async fn a_replica_that_may_not_watch_the_lease_takes_it_over_all_the_same() {
         ..replica(&scene)
     })
     .await;
-    let before = lease(&scene).await;
+    let before = leases(&scene).get(LEASE).await.unwrap();
     leader.stop().await;
-    until_it_leads(&standby).await;
-    assert!(!was_waited_out(&before, &lease(&scene).await));
+    let passed = passed_to(&standby, &scene, &before).await;
+    assert_eq!(passed, Passed::GivenBack);
 }
 
 #[tokio::test]
@@ -243,7 +245,7 @@ async fn leaders_that_are_killed_paused_and_stopped_in_turns_keep_the_secret_rig
         .enumerate()
     {
         let standby = Operator::start(&replica(&scene)).await;
-        let before = lease(&scene).await;
+        let before = leases(&scene).get(LEASE).await.unwrap();
         // It is told to renew when it has no time left to do so, or just so much that it has begun.
         let name = format!("turn-{turn}");
         let request =
@@ -256,11 +258,12 @@ async fn leaders_that_are_killed_paused_and_stopped_in_turns_keep_the_secret_rig
                 leader.stop().await;
             }
         }
-        until_it_leads(&standby).await;
-        let after = lease(&scene).await;
-        assert!(is_held_by(&after, &standby), "{end:?}");
-        let waited_out = was_waited_out(&before, &after);
-        assert_eq!(waited_out, !matches!(end, End::Stopped), "{end:?}");
+        let passed = passed_to(&standby, &scene, &before).await;
+        let expected = match end {
+            End::Killed | End::Paused => Passed::WaitedOut,
+            End::Stopped => Passed::GivenBack,
+        };
+        assert_eq!(passed, expected, "{end:?}");
         eventually("the renewal is done", async || {
             let handled = scene.get("itsm").await.status?.handled_renew_request?;
             (handled == name).then_some(())

@@ -1,10 +1,14 @@
 //! One of several replicas leads: it alone writes, hands over cleanly, and never writes after its
 //! time.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use kube::{Api, api::ListParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, WatchEvent, WatchParams},
+};
 use serde_json::json;
 use testkit::{
     cluster::{ControlPlane, Server},
@@ -77,12 +81,85 @@ pub(crate) fn writes(operator: &Operator) -> String {
     line.expect("the counter").to_owned()
 }
 
-/// Whether the Lease was taken because it had not been renewed for its whole duration, and not
-/// because it was given back. `before` was read when its old holder was about to end.
-pub(crate) fn was_waited_out(before: &LeaseSpec, after: &LeaseSpec) -> bool {
-    let renewed = before.renew_time.as_ref().unwrap().0;
-    let taken = after.acquire_time.as_ref().unwrap().0;
-    taken.duration_since(renewed).as_secs() >= 15
+/// How the Lease passed from one holder to the next.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Passed {
+    /// Its holder gave it back.
+    GivenBack,
+    /// It was not renewed for its whole duration.
+    WaitedOut,
+}
+
+/// Every state of the Lease since it was read, to the first in which another holds it.
+async fn states_since(scene: &Scene, read: &Lease) -> Vec<LeaseSpec> {
+    let only_this = WatchParams::default().fields(&format!("metadata.name={LEASE}"));
+    let version = read.resource_version().unwrap();
+    let changes = leases(scene).watch(&only_this, &version).await.unwrap();
+    let mut changes = pin!(changes);
+    let before = &read.spec.as_ref().unwrap().holder_identity;
+    let mut states: Vec<LeaseSpec> = Vec::new();
+    while let Some(change) = changes.next().await {
+        let WatchEvent::Modified(lease) = change.unwrap() else {
+            panic!("the Lease was only written");
+        };
+        let spec = lease.spec.unwrap();
+        let is_over =
+            spec.holder_identity != *before && spec.holder_identity.as_deref() != Some("");
+        states.push(spec);
+        if is_over {
+            break;
+        }
+    }
+    states
+}
+
+/// The Lease as it is given back.
+fn given_back(old: &LeaseSpec, state: &LeaseSpec) -> LeaseSpec {
+    LeaseSpec {
+        holder_identity: Some(String::new()),
+        lease_duration_seconds: Some(1),
+        acquire_time: state.renew_time.clone(),
+        renew_time: state.renew_time.clone(),
+        ..old.clone()
+    }
+}
+
+/// The Lease as the next holder takes it.
+fn taken(old: &LeaseSpec, state: &LeaseSpec) -> LeaseSpec {
+    LeaseSpec {
+        holder_identity: state.holder_identity.clone(),
+        acquire_time: state.acquire_time.clone(),
+        renew_time: state.acquire_time.clone(),
+        lease_transitions: old.lease_transitions.map(|before| before + 1),
+        ..old.clone()
+    }
+}
+
+/// Waits until this replica leads; the Lease was read when its holder was about to end. Nobody else
+/// has held it in between, and whoever had it did not lose it before its time.
+pub(crate) async fn passed_to(next: &Operator, scene: &Scene, read: &Lease) -> Passed {
+    until_it_leads(next).await;
+    let old = read.spec.as_ref().unwrap();
+    let mut states = states_since(scene, read).await;
+    // The old holder may have renewed it once more.
+    states.retain(|state| state.holder_identity != old.holder_identity);
+    let last = states.last().expect("somebody has taken it");
+    let holder = last.holder_identity.as_ref().unwrap();
+    assert!(next.log().contains(holder), "{holder:?} is another");
+    match states.as_slice() {
+        [state] => {
+            assert_eq!(*state, taken(old, state));
+            let renewed = old.renew_time.as_ref().unwrap().0;
+            assert!(state.acquire_time.as_ref().unwrap().0 >= renewed + LEASE_DURATION);
+            Passed::WaitedOut
+        }
+        [back, state] => {
+            let expected = [given_back(old, back), taken(old, state)];
+            assert_eq!([back, state], expected.each_ref());
+            Passed::GivenBack
+        }
+        others => panic!("others held it in between: {others:?}"),
+    }
 }
 
 #[tokio::test]
@@ -125,14 +202,12 @@ async fn of_two_that_start_together_one_leads_and_one_request_is_sent() {
 async fn a_leader_that_is_stopped_hands_over_at_once() {
     let (scene, mut leader) = led(1800).await;
     let standby = Operator::start(&replica(&scene)).await;
-    let before = lease(&scene).await;
+    let before = leases(&scene).get(LEASE).await.unwrap();
     let (ended, _) = leader.stop().await;
     assert!(ended.unwrap().success());
-    until_it_leads(&standby).await;
-    let after = lease(&scene).await;
-    assert_ne!(after.holder_identity, before.holder_identity);
-    assert!(!was_waited_out(&before, &after));
-    assert!(standby.log().contains("leading"));
+    assert!(leader.log().contains("the Lease is given back"));
+    let passed = passed_to(&standby, &scene, &before).await;
+    assert_eq!(passed, Passed::GivenBack);
     // What was valid stays, and is not asked for again.
     scene
         .change("itsm", json!({"spec": {"target": {"labels": {"a": "b"}}}}))

@@ -15,6 +15,7 @@ mod first_token;
 mod grants;
 mod handover;
 mod leadership;
+mod odd_days;
 mod policies;
 mod process;
 mod proxy;
