@@ -35,6 +35,8 @@ impl Alone {
             // Those that were under way together count as one.
             Some(before) if sent < before.since => before.count,
             Some(before) if now < before.since + FORGOTTEN => before.count + 1,
+            // Where the operator waits out the limit before still, it does not count this.
+            None if before.is_some() => 0,
             _ => 1,
         };
         let asked = failure.retry_after().map(|after| {

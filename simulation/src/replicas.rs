@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rand::Rng as _;
-use servicenow_credential_operator::api::Reason;
+use servicenow_credential_operator::api::{Reason, condition};
 
 use crate::{
     bad_days::CAUGHT_UP,
@@ -14,6 +14,7 @@ use crate::{
     run::{Done, Run},
     secrets::issued,
     time::{Micros, SECOND, true_time},
+    whole::is_true,
 };
 
 impl Run {
@@ -109,7 +110,8 @@ impl Run {
                 match (held, current, told) {
                     (Some(held), Some(current), Some(told)) => {
                         let expiry = self.instances[instance].expiry(held);
-                        held == current && !due && (told - expiry).abs() < 3 * SECOND
+                        let synced = is_true(credential, condition::SYNCED);
+                        held == current && synced && !due && (told - expiry).abs() < 3 * SECOND
                     }
                     _ => false,
                 }

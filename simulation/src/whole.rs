@@ -10,7 +10,7 @@ use crate::{
     event::Event,
     promises::Broken,
     run::{Done, Run},
-    time::{MINUTE, Micros},
+    time::{MINUTE, Micros, true_time},
 };
 
 /// Every resource is looked at so often.
@@ -79,6 +79,15 @@ impl Run {
         if over && is_true(credential, condition::READY) {
             let seen = "its token is over".to_owned();
             return Err(broken("Ready is not True on an expired token", seen));
+        }
+        let recorded = credential.status.token.as_ref();
+        let recorded = recorded.map(|token| true_time(token.expires_at.0, self.offset));
+        let good = [told, recorded].iter().all(|expiry| {
+            expiry.is_some_and(|at| at > self.now && self.promises.is_recorded_by_this_clock(at))
+        });
+        if good && !is_true(credential, condition::READY) {
+            let seen = "its token is good".to_owned();
+            return Err(broken("Ready is True while the token is good", seen));
         }
         Ok(())
     }

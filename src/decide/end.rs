@@ -82,8 +82,18 @@ impl<'a> End<'a> {
         self.v.o.now
     }
 
+    /// A target that was read is remembered where our token was edited away, and no longer than it is
+    /// in that state.
+    fn look_for_token(&mut self) {
+        if let Some(Some(target)) = self.v.o.target {
+            let lost = self.v.has_lost_token(target, &self.status);
+            self.memory.lost_in = lost.then(|| target.version.clone());
+        }
+    }
+
     /// Whether the Secret that the status names still stands, as far as is known.
-    pub(super) fn target_is_there(&self) -> bool {
+    pub(super) fn target_is_there(&mut self) -> bool {
+        self.look_for_token();
         let Some(target) = &self.status.target else {
             return false;
         };
@@ -94,7 +104,11 @@ impl<'a> End<'a> {
         if wanted && self.v.has_written() {
             return true;
         }
-        if wanted && self.v.token_is_gone() {
+        if wanted
+            && let (Seen::Present(seen), Some(lost_in)) =
+                (self.v.o.target_seen, &self.memory.lost_in)
+            && seen == lost_in
+        {
             return false;
         }
         let seen = if wanted {
@@ -133,13 +147,8 @@ impl<'a> End<'a> {
         };
         let reason = old.reason.parse().unwrap_or(Reason::Pending);
         let synced = Verdict::new(status, reason, old.message);
-        let ready = ready(
-            &self.status,
-            &synced,
-            self.target_is_there(),
-            expiry,
-            self.now(),
-        );
+        let there = self.target_is_there();
+        let ready = ready(&self.status, &synced, there, expiry, self.now());
         let generation = status::get(&self.status, condition::READY)
             .and_then(|c| c.observed_generation)
             .unwrap_or(self.v.o.credential.generation);

@@ -22,7 +22,7 @@ pub struct Memory {
     /// The last failure: waiting is not written each time.
     pub failure: Option<Arc<Remembered>>,
     /// The failure on record that is waited out, which an earlier process met.
-    pub waited: Option<Waited>,
+    pub waited: Option<Arc<Waited>>,
     /// The last failure that the instance was the cause of, and how many in a row: what the cluster
     /// comes to meanwhile does not make it the first again.
     pub shared: Option<(Class, u32)>,
@@ -46,6 +46,8 @@ pub struct Memory {
     pub let_go: u32,
     /// A state of the target that was found to be somebody else's, and what was said of it.
     pub judged_target: Option<Judged>,
+    /// A state of the target in which our token was found to be edited away.
+    pub lost_in: Option<Version>,
 }
 
 impl Memory {
@@ -108,4 +110,6 @@ pub struct Remembered {
     pub attempt: Basis,
     /// The objects that it refers to.
     pub references: ByRole<Seen>,
+    /// A token is at hand that could not be written.
+    pub unwritten: bool,
 }

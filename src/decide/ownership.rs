@@ -115,6 +115,12 @@ impl Drop for TargetObject {
 }
 
 impl TargetObject {
+    /// The digest of what it holds under the keys of this spec.
+    pub fn digest(&self, spec: &ServiceNowCredentialSpec) -> String {
+        let keys = spec.target_data().keys();
+        digest(keys.filter_map(|key| Some((key.as_str(), self.data.get(key)?.as_slice()))))
+    }
+
     /// A Secret as it was read, by whoever writes under the name of `manager`.
     pub fn new(secret: Secret, manager: &str) -> Self {
         let metadata = secret.metadata;
@@ -360,12 +366,8 @@ pub fn is_intact(
     expires_at: Timestamp,
     written_sha256: &str,
 ) -> bool {
-    let data = spec.target_data();
-    let contents = data
-        .keys()
-        .filter_map(|key| Some((key.as_str(), target.data.get(key)?.as_slice())));
     let holds = |have: &Metadata, want: &Metadata| want.iter().all(|(k, v)| have.get(k) == Some(v));
-    let same = digest(contents) == written_sha256;
+    let same = target.digest(spec) == written_sha256;
     if spec.creation_policy() == CreationPolicy::Merge {
         return same;
     }

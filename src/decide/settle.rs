@@ -11,7 +11,7 @@ use super::{
     end::End,
     failure::{Class, class_of},
     memory::{Judged, Memory, Remembered, Waited},
-    observed::{Observed, Seen},
+    observed::{Observed, Seen, WriteOutcome},
     probes::Probe,
     renewal::plus,
     status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, validity_of},
@@ -223,6 +223,7 @@ pub(super) fn put_back(v: &View<'_>) -> Settle {
 /// A renewal was asked for sooner than the instance may be asked again.
 pub(super) fn too_soon(v: &View<'_>, not_before: Timestamp) -> Settle {
     let mut end = End::new(v, Outcome::Waiting);
+    end.ready_only(Expiry::Strict);
     end.wake = Some(not_before);
     end.into_settle()
 }
@@ -231,8 +232,10 @@ pub(super) fn too_soon(v: &View<'_>, not_before: Timestamp) -> Settle {
 pub(super) fn still_waiting(v: &View<'_>, failure: &FailureStatus) -> Settle {
     let reason = failure.reason.parse().unwrap_or(Reason::InternalError);
     let mut end = End::new(v, Outcome::Failed(reason));
-    let said = status::get(&end.status, condition::SYNCED)
-        .is_some_and(|c| c.status == FALSE && c.reason == failure.reason);
+    let generation = Some(v.o.credential.generation);
+    let said = end.status.observed_generation == generation
+        && status::get(&end.status, condition::SYNCED)
+            .is_some_and(|c| c.status == FALSE && c.reason == failure.reason);
     if said {
         end.ready_only(Expiry::Strict);
     } else {
@@ -241,11 +244,11 @@ pub(super) fn still_waiting(v: &View<'_>, failure: &FailureStatus) -> Settle {
         let synced = Verdict::new(FALSE, reason, failure.message.clone());
         end.conclude(synced, Expiry::Strict);
     }
-    end.memory.waited = Some(Waited {
+    end.memory.waited = Some(Arc::new(Waited {
         failed_at: failure.last_time.0,
         spec: v.spec.clone(),
         references: v.o.references.map(|seen| seen.cloned()),
-    });
+    }));
     end.wake = failure.retry_time.as_ref().map(|at| at.0);
     end.wake_at_expiry();
     end.into_settle()
@@ -334,6 +337,12 @@ fn remembered(v: &View<'_>, failure: FailureStatus) -> Arc<Remembered> {
         failure,
         attempt: v.spec.attempt(),
         references: v.o.references.map(|seen| seen.cloned()),
+        unwritten: matches!(v.o.written, Some((_, WriteOutcome::Failed(_))))
+            || v.o
+                .memory
+                .failure
+                .as_ref()
+                .is_some_and(|last| last.unwritten),
     })
 }
 

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     api::{
-        CreationPolicy, FailureStatus, ObservedObject, Reason, TargetStatus, TokenStatus, duration,
+        CreationPolicy, FailureStatus, ObservedObject, Reason, ServiceNowCredentialStatus,
+        TargetStatus, TokenStatus, duration,
     },
     decide::Class,
     micro_time,
@@ -203,32 +204,27 @@ impl<'a> View<'a> {
             scope: None,
             sha256,
         }));
-        let sha256 = self.digest_in(target);
+        let sha256 = target.digest(self.spec);
         self.target = Some(Cow::Owned(self.target_record(&target.version, sha256)));
         self.adopted = true;
         self
     }
 
-    /// The digest of what a Secret holds under our keys.
-    fn digest_in(&self, target: &TargetObject) -> String {
-        let keys = self.spec.target_data().keys();
-        template::digest(
-            keys.filter_map(|key| Some((key.as_str(), target.data.get(key)?.as_slice()))),
-        )
-    }
-
-    /// Somebody has edited our token away: the target was read, and holds another value or none.
-    pub(super) fn token_is_gone(&self) -> bool {
-        let (Some(Some(target)), Some(token), Some(recorded)) =
-            (self.o.target, &self.token, self.recorded_target())
-        else {
+    /// Somebody has edited our token away: this target, which was read, holds another value or none.
+    pub(super) fn has_lost_token(
+        &self,
+        target: &TargetObject,
+        status: &ServiceNowCredentialStatus,
+    ) -> bool {
+        let (Some(token), Some(recorded)) = (&status.token, &status.target) else {
             return false;
         };
         let held = template::recover_token(self.spec.target_data(), &target.data);
         // What was written by another spec is another thing.
-        let edited = !target.last_written_by_us && !self.basis_has_changed();
-        (edited || self.basis_is_recorded())
-            && self.digest_in(target) != recorded.sha256
+        recorded.uid == target.version.uid
+            && !target.last_written_by_us
+            && !self.basis_has_changed()
+            && target.digest(self.spec) != recorded.sha256
             && held.map(|held| held.sha256()) != token.sha256
     }
 
@@ -339,7 +335,9 @@ impl<'a> View<'a> {
         let class = failure.reason.parse().ok().map(class_of);
         let stands = match &self.o.memory.failure {
             // A fight bounds how often the target is put back, and nothing else.
-            _ if class == Some(Class::Local) => !self.needs_more_than_a_put_back(),
+            _ if class == Some(Class::Local) => {
+                !self.needs_more_than_a_put_back() && !self.target_stands()
+            }
             // The broker keeps the wait, and knows when it is over before its time.
             Some(_) if class.is_some_and(Class::is_shared) => false,
             Some(_) => self.has_failed_like_this(),
@@ -348,24 +346,24 @@ impl<'a> View<'a> {
             // Somebody has met the outage since: the broker keeps the wait.
             None if class == Some(Class::Outage) && self.o.origin_is_held => false,
             None if self.o.memory.distrusted_wait == Some(failure.last_time.0) => false,
-            None => match self.waited().filter(|at| *at == failure.last_time.0) {
-                Some(_) => true,
-                None => {
-                    let status = &self.o.credential.status;
-                    status.observed_generation == Some(self.o.credential.generation)
-                        && (status.observed.is_empty() || self.request_is_as_recorded())
-                }
-            },
+            None => {
+                let status = &self.o.credential.status;
+                let current = status.observed_generation == Some(self.o.credential.generation);
+                let same = status.observed.is_empty() || self.request_is_as_recorded();
+                (current && same) || self.is_waited_out(failure)
+            }
         };
         (waiting && stands).then_some(failure)
     }
 
-    /// The failure that this process has found on record and waits out, if what was asked with is
+    /// This process has found this failure on record and waits it out, and what was asked with is
     /// still the same: a change of anything else does not end that wait.
-    fn waited(&self) -> Option<Timestamp> {
-        let waited = self.o.memory.waited.as_ref()?;
-        let seen = waited.references.each_ref().map(Option::as_ref);
-        (waited.spec.asks_like(self.spec) && seen == self.o.references).then_some(waited.failed_at)
+    fn is_waited_out(&self, failure: &FailureStatus) -> bool {
+        self.o.memory.waited.as_ref().is_some_and(|waited| {
+            waited.failed_at == failure.last_time.0
+                && waited.spec.asks_like(self.spec)
+                && waited.references.each_ref().map(Option::as_ref) == self.o.references
+        })
     }
 
     /// A wait of this resource's own is for the cluster, not for the instance.
@@ -424,6 +422,8 @@ impl<'a> View<'a> {
             .last_failure()
             .and_then(|failure| failure.reason.parse::<Reason>().ok())
             .is_some_and(|reason| class_of(reason).is_shared());
+        let remembered = self.o.memory.failure.as_ref();
+        let failed = failed || remembered.is_some_and(|failure| failure.unwritten);
         self.forced
             || self.o.now >= Self::due_at(token)
             || self.is_distrusted(token)

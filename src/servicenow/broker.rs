@@ -25,7 +25,7 @@ use crate::{
     decide::{
         Failure, Name,
         backoff::LONGEST_WAIT,
-        failure::Class,
+        failure::{Class, class_of},
         renewal::{next_allowed, plus},
     },
 };
@@ -124,8 +124,6 @@ impl Broker {
     /// Queues a request, or joins the one that is queued or on its way; none is needed where whoever
     /// asks knows that the token in memory is kept until it expires.
     pub fn ask(&mut self, key: &Arc<SharingKey>, ask: Ask, now: Timestamp) {
-        let origin = self.origins.entry(key.origin().to_owned()).or_default();
-        origin.asked_at = Some(now);
         let state = known_or_new(&mut self.keys, &mut self.born, key);
         if !ask.forced
             && ask
@@ -135,6 +133,8 @@ impl Broker {
         {
             return;
         }
+        let origin = self.origins.entry(key.origin().to_owned()).or_default();
+        origin.asked_at = Some(now);
         state.waiters.insert(ask.name);
         if state.held.is_none() {
             state.known = newer(state.known.take(), ask.known);
@@ -339,8 +339,10 @@ impl Broker {
         let sent_at = state.under_way.take().unwrap_or(now);
         let judged = answer.and_then(|answer| state.judge(answer, key.origin(), sent_at, now));
         let failed = judged.as_ref().err().map(Failure::reason);
-        // Who is not let in by TLS has not met the instance, and says nothing of it.
-        let met = failed != Some(Reason::TlsFailed);
+        // Who is not let in by TLS, or was not let out, has not met the instance, and says nothing of
+        // it.
+        let met = failed
+            .is_none_or(|reason| reason != Reason::TlsFailed && class_of(reason) != Class::Cluster);
         origin.suspected &= !met;
         let woken = match judged {
             Ok(Judged::Again(at)) => {

@@ -139,14 +139,15 @@ impl Core {
             let Some(origin) = origin_of(credential) else {
                 continue;
             };
-            // Waiting is not told each time, so what is told may be old.
             let told = credential.status.failure.as_ref().and_then(recorded);
-            if told.is_some_and(|told| told.failure.class().is_of_origin()) {
-                self.broker.suspect(origin);
-            }
-            let waits = credential.recorded_failure(now, now).and_then(recorded);
-            if let Some(hold) = waits.filter(|hold| hold.failure.class() == Class::Held) {
-                self.broker.restore_hold(origin, hold);
+            let Some(told) = told.filter(|told| told.failure.class().is_of_origin()) else {
+                continue;
+            };
+            // Waiting is not told each time, so what is told may be old.
+            self.broker.suspect(origin);
+            let waits = credential.recorded_failure(now, now).is_some();
+            if waits && told.failure.class() == Class::Held {
+                self.broker.restore_hold(origin, told);
             }
         }
     }

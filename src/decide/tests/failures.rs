@@ -418,7 +418,11 @@ fn after_a_restart_only_what_is_asked_with_ends_the_wait_for_a_refused_client() 
     let end = margin(&waits).end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::AccessDenied));
     // Each process finds it anew.
-    let end = margin(&margin(&waits).ended()).end();
+    let edited = margin(&waits).ended();
+    assert_eq!(edited.status().observed_generation, Some(2));
+    let end = margin(&edited.clone()).end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::AccessDenied));
+    let end = edited.restarted().at(1320).end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::AccessDenied));
     let elsewhere = waits
         .clone()
@@ -428,13 +432,38 @@ fn after_a_restart_only_what_is_asked_with_ends_the_wait_for_a_refused_client() 
 }
 
 #[test]
+fn a_token_that_could_not_be_written_is_written_later_whoever_asked_for_it() {
+    let refused = || WriteOutcome::Failed(Failure::new(Reason::PermissionDenied, "forbidden"));
+    let mut scene = Scene::synced()
+        .at(700)
+        .renew_requested("now")
+        .reads_client();
+    scene = scene.holding(held("second", 700, 1800));
+    for second in [700, 702, 705] {
+        scene = scene.at(second).reads_client();
+        scene.writes();
+        scene = scene.write_ended(refused()).ended();
+    }
+    // The person has been told of it, and nothing is due.
+    let handled = scene.status().handled_renew_request.clone();
+    assert_eq!(handled.as_deref(), Some("now"));
+    scene.at(720).reads_client().writes();
+}
+
+#[test]
 fn the_least_interval_outlives_a_restart() {
     let mut scene = Scene::synced().restarted().at(60).renew_requested("now");
     scene.policy.min_renew_interval = seconds(600);
     let scene = scene.reads_client();
     let end = scene.end();
     assert_eq!((end.outcome, end.wake), (Outcome::Waiting, Some(at(600))));
-    scene.at(600).asks();
+    assert_eq!(
+        scene.clone().at(600).asks().known.unwrap().sha256,
+        held("first", 0, 1800).sha256
+    );
+    // Whoever deletes the Secret meanwhile is told that it is not there.
+    let deleted = scene.target_deleted().ended();
+    assert_eq!(deleted.ready(), is("Unknown", Reason::Pending));
 }
 
 #[test]

@@ -175,6 +175,7 @@ fn scene(throws: Vec<u8>) -> Scene {
             failure: dice.failure(),
             attempt: CheckedSpec::from(spec()).attempt(),
             references: [Some(scene.client_seen.clone()), None, None, None],
+            unwritten: dice.one_in(3),
         }));
     }
     if dice.one_in(4) {

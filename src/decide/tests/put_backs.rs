@@ -95,17 +95,44 @@ fn an_expired_token_is_not_put_back() {
 fn ready_is_false_while_an_edited_target_cannot_be_put_back() {
     let mut edited = first_secret(101);
     edited.data.insert("token".to_owned(), b"mine".to_vec());
+    edited.last_written_by_us = false;
     let outage = shared(Reason::InstanceUnavailable, 1, 5, 30);
     // A process that has just begun has no token at hand.
     let scene = Scene::synced().restarted().at(10).held_by(outage);
     let scene = scene.reads_client();
     let away = scene.clone().reads_target(edited).ended();
     assert_eq!(away.ready(), is("False", Reason::InstanceUnavailable));
+    // It stays so as long as the Secret stays as it is, read again or not.
+    let suspended = away.with_spec(|spec| spec.suspend = Some(true)).ended();
+    assert_eq!(suspended.ready().0, "Unknown");
     // The token is there, whatever else was changed.
     let mut labelled = first_secret(101);
     labelled.labels.clear();
     let stands = scene.reads_target(labelled).ended();
     assert_eq!(stands.ready(), is("True", Reason::TokenValid));
+}
+
+#[test]
+fn ready_stays_true_when_a_status_that_told_of_a_new_token_could_not_be_written() {
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let scene = scene.answered(Ok(held("second", 1200, 1800)));
+    let (write, _) = scene.writes();
+    let mut scene = scene.wrote(&write, 101);
+    let told = scene.credential.status.clone();
+    scene = scene.ended();
+    scene.credential.status = told;
+    let mut secret = first_secret(101);
+    let desired = write.desired();
+    secret.annotations.clone_from(&desired.annotations);
+    secret.data.insert("token".to_owned(), b"second".to_vec());
+    // Whole seconds do not tell who wrote last.
+    secret.last_written_by_us = false;
+    let scene = scene.at(1202).reads_target(secret).reads_client().ended();
+    assert_eq!(scene.ready(), is("True", Reason::TokenValid));
+    assert_eq!(
+        scene.status().token.as_ref().unwrap().expires_at.0,
+        at(3000)
+    );
 }
 
 #[test]

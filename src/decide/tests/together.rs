@@ -222,16 +222,21 @@ fn a_forced_renewal_under_a_hold_is_one_request_whatever_it_meets() {
     }
 }
 
-#[test]
-fn while_one_probes_an_origin_that_is_down_the_others_read_nothing() {
+/// Resources with a client each, at one instance that is down and does not say so at once.
+fn at_an_instance_that_hangs() -> (World, Vec<String>) {
     let names: Vec<String> = (0..20).map(|n| format!("r{n}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut world = World::with(&names);
+    let mut world = World::with(&names.iter().map(String::as_str).collect::<Vec<_>>());
     for (n, name) in names.iter().enumerate() {
         world.change(name, |spec| spec.scopes = vec![format!("key-{n}")]);
     }
     let down = || Failure::new(Reason::InstanceUnavailable, "down");
     world.answer = Box::new(move |_, _| (seconds(14), Err(down())));
+    (world, names)
+}
+
+#[test]
+fn while_one_probes_an_origin_that_is_down_the_others_read_nothing() {
+    let (mut world, names) = at_an_instance_that_hangs();
     world.run_until(120);
     let (reads, requests) = (world.client_reads, world.requests.len());
     world.run_until(720);
@@ -244,20 +249,13 @@ fn while_one_probes_an_origin_that_is_down_the_others_read_nothing() {
     world.answer = super::world::new_tokens();
     world.run_until(900);
     for name in names {
-        assert_eq!(world.ready(name), is("True", Reason::TokenValid));
+        assert_eq!(world.ready(&name), is("True", Reason::TokenValid));
     }
 }
 
 #[test]
 fn after_a_restart_an_origin_that_is_down_is_probed_by_one() {
-    let names: Vec<String> = (0..20).map(|n| format!("r{n}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut world = World::with(&names);
-    for (n, name) in names.iter().enumerate() {
-        world.change(name, |spec| spec.scopes = vec![format!("key-{n}")]);
-    }
-    let down = || Failure::new(Reason::InstanceUnavailable, "down");
-    world.answer = Box::new(move |_, _| (seconds(14), Err(down())));
+    let (mut world, _) = at_an_instance_that_hangs();
     world.run_until(900);
     let before = world.requests.len();
     world.restart();
