@@ -107,10 +107,18 @@ pub(super) fn ready(
     now: Timestamp,
 ) -> Verdict {
     let (Some(token), Some(target), true) = (&status.token, &status.target, target_is_there) else {
-        return match synced.status {
-            FALSE => Verdict::new(FALSE, synced.reason, synced.message.clone()),
-            _ => Verdict::new(UNKNOWN, Reason::Pending, "No token has been fetched yet."),
+        if synced.status == FALSE {
+            return Verdict::new(FALSE, synced.reason, synced.message.clone());
+        }
+        let message = match &status.target {
+            Some(target) => format!(
+                "The Secret {:?} is not there, or does not hold the token. It is put back as soon as \
+                 a token is at hand.",
+                target.name
+            ),
+            None => "No token has been fetched yet.".to_owned(),
         };
+        return Verdict::new(UNKNOWN, Reason::Pending, message);
     };
     let at = timestamp(token.expires_at.0);
     if now < token.expires_at.0 || expiry == Expiry::UnderRenewal {
