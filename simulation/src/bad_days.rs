@@ -210,6 +210,7 @@ impl Run {
         let over = move |run: &mut Self| {
             let accepted = run.instances[instance].clients[client].accepted;
             run.cluster.put_client(&secret, accepted);
+            run.promises.replaced((instance, client));
             run.excuse_client((instance, client));
             Ok(())
         };

@@ -119,6 +119,8 @@ pub struct Ledger {
     refused: bool,
     /// Whoever was refused last was killed: the status of its resource alone tells of it.
     forgotten: bool,
+    /// Its Secret was created anew since: that it holds the same is known to whoever has read both.
+    replaced: bool,
     /// Whoever was given a token last was killed: another does not see that it is given again.
     unknown: bool,
 }
@@ -253,15 +255,26 @@ impl Promises {
         }
     }
 
-    /// An operator was killed: what it had in memory is gone, and what it could not write, too.
-    pub fn died(&mut self, unwritten: bool) {
+    /// The Secret of this client is created anew.
+    pub fn replaced(&mut self, client: (usize, usize)) {
+        for ledger in self.ledgers_of(client) {
+            ledger.replaced = true;
+            if ledger.forgotten {
+                ledger.refusals.clear();
+            }
+        }
+    }
+
+    /// An operator was killed: what it had in memory is gone, with the refusals of clients of which no
+    /// status tells.
+    pub fn died(&mut self, tells_of_refusal: impl Fn((usize, usize)) -> bool) {
         self.under_way.clear();
         self.alone.retain(|_, alone| alone.limited().is_some());
-        for ledger in self.ledgers.values_mut() {
+        for (client, ledger) in &mut self.ledgers {
             ledger.forgotten = true;
             ledger.unknown = true;
             ledger.alone = None;
-            if unwritten {
+            if ledger.replaced || !tells_of_refusal((client.0, client.1)) {
                 ledger.refusals.clear();
             }
         }
@@ -369,6 +382,7 @@ impl Promises {
         ledger.refusals.push(now);
         ledger.refused = true;
         ledger.forgotten = false;
+        ledger.replaced = false;
         ledger.refusals.retain(|at| now - at < HOUR);
         if !ledger.credit.is_empty() && ledger.refusals.len() > 10 {
             ledger.credit.remove(0);

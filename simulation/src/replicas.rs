@@ -86,6 +86,18 @@ impl Run {
         limited.collect()
     }
 
+    /// The clients of whose failure for this reason a status tells.
+    fn told_of(&self, reason: Reason) -> BTreeSet<(usize, usize)> {
+        let resources = self.cluster.resources.iter();
+        let failed = resources.filter(|(_, credential)| {
+            let failure = credential.status.failure.as_ref();
+            failure.is_some_and(|failure| failure.reason == reason.as_str())
+        });
+        failed
+            .filter_map(|(who, _)| self.client_of_resource(who))
+            .collect()
+    }
+
     /// What a client was given last is in all Secrets and statuses that it is for, and nothing is on
     /// its way.
     fn is_written(&self, client: (usize, usize)) -> bool {
@@ -147,9 +159,12 @@ impl Run {
         self.operators[index] = None;
         self.epochs[index] += 1;
         self.statistics.kills += 1;
-        // What could not be written before it died is not remembered.
-        let unwritten = self.promises.everything.until() > self.now;
-        self.promises.died(unwritten);
+        // What could not be written before it died is not remembered, nor is what the status told
+        // before something else failed.
+        let told = self.told_of(Reason::AccessDenied);
+        let written = self.promises.everything.until() <= self.now;
+        self.promises
+            .died(|client| written && told.contains(&client));
         if led {
             self.give_what_was_lost();
             self.in_flight.clear();
