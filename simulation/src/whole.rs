@@ -2,7 +2,7 @@
 
 use servicenow_credential_operator::{
     api::condition,
-    decide::{Credential, Name},
+    decide::{Class, Credential, Name, failure::class_of},
 };
 
 use crate::{
@@ -22,6 +22,12 @@ const TOLD: Micros = MINUTE;
 pub(crate) fn is_true(credential: &Credential, kind: &str) -> bool {
     let mut conditions = credential.status.conditions.iter();
     conditions.any(|condition| condition.type_ == kind && condition.status == "True")
+}
+
+fn fails_locally(credential: &Credential) -> bool {
+    let failure = credential.status.failure.as_ref();
+    let reason = failure.and_then(|failure| failure.reason.parse().ok());
+    reason.is_some_and(|reason| class_of(reason) == Class::Local)
 }
 
 impl Run {
@@ -73,7 +79,8 @@ impl Run {
         }
         // It may be the one of the old name, as long as there is none of the new one.
         let told = written.and_then(|written| self.expiry_in(&name(&written.name)));
-        let over = told.is_none_or(|expiry| {
+        // Where something local has to change first, the target is not read, and an edit not seen.
+        let over = told.map_or(!fails_locally(credential), |expiry| {
             expiry + TOLD < self.now && self.promises.is_recorded_by_this_clock(expiry)
         });
         if over && is_true(credential, condition::READY) {
