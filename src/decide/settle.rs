@@ -312,8 +312,8 @@ pub(super) fn failed_alone(v: &View<'_>, failure: &Failure) -> Settle {
     failed(v, failure, record(failure, count, v.o.now, at))
 }
 
-/// What a request is made of could not be read. What the Secret was written for is still known
-/// then: that the status tells of a failure does not make the token on record another.
+/// What a request is made of, or the target, could not be read. What the Secret was written for is
+/// still known then: that the status tells of a failure does not make the token on record another.
 pub(super) fn unread(v: &View<'_>, failure: &Failure) -> Settle {
     let mut settle = failed_alone(v, failure);
     if v.basis_is_recorded() {

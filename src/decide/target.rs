@@ -124,7 +124,7 @@ fn target_missing(v: &View<'_>) -> Step {
 /// Only a look at the target tells what to do. One that could not be read is looked at later.
 fn target_to_be_read(v: &View<'_>) -> Step {
     match v.o.unreadable {
-        Some(failure) => settle::failed_alone(v, failure).into(),
+        Some(failure) => settle::unread(v, failure).into(),
         None => Step::ReadTarget,
     }
 }

@@ -356,6 +356,17 @@ fn after_a_restart_a_moment_without_the_kubernetes_api_costs_no_request() {
     scene.client_seen = known;
     let scene = scene.reads_client().ended();
     assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
+    // Nor does a target that was touched meanwhile, and cannot be read.
+    let mut scene = Scene::synced().restarted().at(700);
+    scene.target_seen = Seen::Present(first_secret(101).version.clone());
+    assert!(scene.wants_to_read_target());
+    scene.unreadable = Some(Failure::new(Reason::InternalError, "not now"));
+    let scene = scene
+        .ended()
+        .at(702)
+        .reads_target(first_secret(101))
+        .ended();
+    assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
 }
 
 #[test]
