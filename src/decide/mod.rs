@@ -17,6 +17,7 @@ pub mod probes;
 mod references;
 pub mod renewal;
 pub mod restarts;
+mod serving;
 mod settle;
 mod status;
 mod synced;
@@ -25,6 +26,7 @@ pub mod template;
 #[cfg(test)]
 mod tests;
 mod view;
+mod waits;
 
 use jiff::Timestamp;
 

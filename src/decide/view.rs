@@ -6,24 +6,20 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
-    FIGHT_PERIOD, Failure, Wish,
-    backoff::LONGEST_WAIT,
-    failure::class_of,
+    FIGHT_PERIOD,
     memory::Judged,
-    observed::{Basis, CheckedSpec, ClientRead, Observed, Reference, Seen, Version, WriteOutcome},
+    observed::{Basis, CheckedSpec, Observed, Reference, Seen, Version, WriteOutcome},
     ownership::{self, Ownership, TargetObject, is_intact, recorded},
-    renewal::{self, Margin, Validity, plus},
+    renewal::{self, Margin, Validity},
     status::{is_kept, validity_of},
-    template::{self, Rendered, Variables},
+    template,
 };
 use crate::{
     api::{
-        CreationPolicy, FailureStatus, ObservedObject, Reason, ServiceNowCredentialStatus,
-        TargetStatus, TokenStatus, duration,
+        CreationPolicy, ObservedObject, ServiceNowCredentialStatus, TargetStatus, TokenStatus,
+        duration,
     },
-    decide::Class,
     micro_time,
-    servicenow::{Exchange, Held, Known, SharedFailure, Urgency},
 };
 
 static UNKNOWN: Seen = Seen::Unknown;
@@ -271,13 +267,13 @@ impl<'a> View<'a> {
     }
 
     /// The objects that decide whose token is issued are in the state in which they were last used.
-    fn client_is_as_recorded(&self) -> bool {
+    pub(super) fn client_is_as_recorded(&self) -> bool {
         let mut deciding = self.references().filter(|(r, _)| r.role.decides_token());
         deciding.all(|(reference, seen)| self.is_as_recorded(reference, seen))
     }
 
     /// So are all that a request is made of.
-    fn request_is_as_recorded(&self) -> bool {
+    pub(super) fn request_is_as_recorded(&self) -> bool {
         let mut all = self.references();
         all.all(|(reference, seen)| self.is_as_recorded(reference, seen))
     }
@@ -300,94 +296,10 @@ impl<'a> View<'a> {
             .map(move |reference| (reference, seen[reference.role as usize].unwrap_or(&UNKNOWN)))
     }
 
-    fn observed(&self, reference: &Reference) -> Option<&ObservedObject> {
+    pub(super) fn observed(&self, reference: &Reference) -> Option<&ObservedObject> {
         let mut observed = self.o.credential.status.observed.iter();
         let kind = reference.kind.as_str();
         observed.find(|o| o.kind == kind && *o.name == *reference.name)
-    }
-
-    /// The last failure, from memory or from the status.
-    pub(super) fn last_failure(&self) -> Option<&FailureStatus> {
-        let remembered = self.o.memory.failure.as_ref().map(|r| &r.failure);
-        remembered.or(self.o.credential.status.failure.as_ref())
-    }
-
-    /// The last failure that the instance was the cause of, and how many in a row.
-    pub(super) fn last_shared(&self) -> Option<(Class, u32)> {
-        let last = self.last_failure().and_then(|failure| {
-            let class = class_of(failure.reason.parse().ok()?);
-            class.is_shared().then_some((class, failure.count))
-        });
-        last.or(self.o.memory.shared)
-    }
-
-    /// The failure whose wait is not over, as long as it stands for the same spec and client.
-    pub(super) fn wait(&self) -> Option<&FailureStatus> {
-        let failure = self.last_failure()?;
-        // No wait is longer than an hour: one that seems so was written by another clock, and so
-        // was one that begins in the future.
-        let longest = plus(self.o.now, LONGEST_WAIT);
-        let begun = failure.last_time.0 <= self.o.now;
-        let waiting = failure
-            .retry_time
-            .as_ref()
-            .is_some_and(|at| begun && at.0 > self.o.now && at.0 <= longest);
-        let class = failure.reason.parse().ok().map(class_of);
-        let stands = match &self.o.memory.failure {
-            // A fight bounds how often the target is put back, and nothing else.
-            _ if class == Some(Class::Local) => {
-                !self.needs_more_than_a_put_back() && !self.target_stands()
-            }
-            // The broker keeps the wait, and knows when it is over before its time.
-            Some(_) if class.is_some_and(Class::is_shared) => false,
-            Some(_) => self.has_failed_like_this(),
-            // The broker was told of it when this process began.
-            None if class == Some(Class::Held) => false,
-            // Somebody has met the outage since: the broker keeps the wait.
-            None if class == Some(Class::Outage) && self.o.origin_is_held => false,
-            None if self.o.memory.distrusted_wait == Some(failure.last_time.0) => false,
-            None => {
-                let status = &self.o.credential.status;
-                let current = status.observed_generation == Some(self.o.credential.generation);
-                let same = status.observed.is_empty() || self.request_is_as_recorded();
-                (current && same) || self.is_waited_out(failure)
-            }
-        };
-        (waiting && stands).then_some(failure)
-    }
-
-    /// This process has found this failure on record and waits it out, and what was asked with is
-    /// still the same: a change of anything else does not end that wait.
-    fn is_waited_out(&self, failure: &FailureStatus) -> bool {
-        self.o.memory.waited.as_ref().is_some_and(|waited| {
-            waited.failed_at == failure.last_time.0
-                && waited.spec.asks_like(self.spec)
-                && waited.references.each_ref().map(Option::as_ref) == self.o.references
-        })
-    }
-
-    /// A wait of this resource's own is for the cluster, not for the instance.
-    pub(super) fn waits_for_the_cluster(&self) -> bool {
-        let reason = self.wait().and_then(|failure| failure.reason.parse().ok());
-        reason.is_some_and(|reason| !class_of(reason).is_shared())
-    }
-
-    /// This very token, with this very expiry, is the one on record.
-    pub(super) fn is_on_record(&self, held: &Held) -> bool {
-        self.token.as_ref().is_some_and(|token| {
-            token.sha256.as_deref() == Some(&held.sha256)
-                && token.expires_at.0 == held.validity.expires_at
-        })
-    }
-
-    /// The target lacks this token, which is the one that it shall hold until there is a new one.
-    pub(super) fn is_missing(&self, held: &Held) -> bool {
-        self.is_on_record(held) && self.o.now < held.validity.expires_at && !self.target_stands()
-    }
-
-    /// Whether anything needs the token's value.
-    pub(super) fn needs_token(&self) -> bool {
-        self.needs_more_than_a_put_back() || !self.target_stands()
     }
 
     /// The spec names an object that nobody has named before: whether it exists is not known, and no
@@ -399,58 +311,9 @@ impl<'a> View<'a> {
         unseen.any(|(reference, _)| self.observed(reference).is_none())
     }
 
-    /// When the token on record is looked after.
-    pub(super) fn due_at(token: &TokenStatus) -> Timestamp {
-        if is_kept(token) {
-            renewal::prepared_from(validity_of(token))
-        } else {
-            token.renewal_time.0
-        }
-    }
-
-    /// The times of the token on record were told by a clock that has been set back since.
-    fn is_distrusted(&self, token: &TokenStatus) -> bool {
-        self.o.memory.distrusted == Some(token.issued_at.0)
-            || validity_of(token).is_from_the_future(self.o.now)
-    }
-
-    fn needs_more_than_a_put_back(&self) -> bool {
-        let Some(token) = &self.token else {
-            return true;
-        };
-        let failed = self
-            .last_failure()
-            .and_then(|failure| failure.reason.parse::<Reason>().ok())
-            .is_some_and(|reason| class_of(reason).is_shared());
-        let remembered = self.o.memory.failure.as_ref();
-        let failed = failed || remembered.is_some_and(|failure| failure.unwritten);
-        self.forced
-            || self.o.now >= Self::due_at(token)
-            || self.is_distrusted(token)
-            || !self.basis_is_recorded()
-            || !self.client_is_as_recorded()
-            || failed
-    }
-
-    /// This process has tried with this spec and this client, and found no token to serve.
-    pub(super) fn has_failed_like_this(&self) -> bool {
-        let Some(last) = &self.o.memory.failure else {
-            return false;
-        };
-        let seen = last.references.each_ref().map(Option::as_ref);
-        last.attempt == self.spec.attempt() && seen == self.o.references
-    }
-
     /// This process knows that the Secret was written for another spec.
     pub(super) fn basis_has_changed(&self) -> bool {
         self.o.memory.basis.is_some_and(|basis| basis != self.basis)
-    }
-
-    /// This process has done so while the whole origin was held.
-    pub(super) fn has_looked_under_a_hold(&self) -> bool {
-        let last = self.o.memory.failure.as_ref();
-        let last = last.and_then(|last| last.failure.reason.parse().ok());
-        last.is_some_and(|reason| class_of(reason).is_of_origin()) && self.has_failed_like_this()
     }
 
     /// The target is as it was left.
@@ -466,165 +329,6 @@ impl<'a> View<'a> {
         };
         self.whose(target) == Ownership::Ours
             && is_intact(target, self.spec, token.expires_at.0, &recorded.sha256)
-    }
-
-    /// When the pending renewal request was first seen.
-    fn forced_since(&self) -> Option<Timestamp> {
-        let (_, since) = self
-            .o
-            .memory
-            .renew_request
-            .as_ref()
-            .filter(|_| self.forced)?;
-        Some(*since)
-    }
-
-    /// A forced renewal takes only the answer to a request that was sent after it.
-    pub(super) fn is_older_than_force(&self, sent_at: Timestamp) -> bool {
-        self.forced_since().is_some_and(|since| sent_at < since)
-    }
-
-    /// The instance has failed this resource since, as it is: an answer from before is no success.
-    fn has_failed_since(&self, answered_at: Timestamp) -> bool {
-        let credential = self.o.credential;
-        let same = match &self.o.memory.failure {
-            Some(_) => self.has_failed_like_this(),
-            None => credential.status.observed_generation == Some(credential.generation),
-        };
-        let failed = self.last_failure().is_some_and(|failure| {
-            let class = failure.reason.parse().ok().map(class_of);
-            // What seems to come from the future was told by another clock.
-            let since = answered_at < failure.last_time.0 && failure.last_time.0 <= self.o.now;
-            class.is_some_and(Class::is_shared) && since
-        });
-        same && failed
-    }
-
-    /// When this resource may ask again after a failure that it shares. One that holds a key is waited
-    /// out as the expiry of whoever asks wants it, and the others may have a later one.
-    pub(super) fn retry_at(&self, shared: &SharedFailure) -> Timestamp {
-        let expires_at = self.token.as_ref().map(|token| token.expires_at.0);
-        match shared.failure.class() {
-            Class::Unacceptable => shared.retry_for(expires_at, shared.at),
-            _ => shared.retry_at,
-        }
-    }
-
-    /// Whether a token in memory serves this resource now.
-    pub(super) fn serves(&self, held: &Held) -> bool {
-        let now = self.o.now;
-        if held.validity.expires_at <= now
-            || held.validity.is_from_the_future(now)
-            || self.is_older_than_force(held.sent_at)
-            || (self.is_on_record(held) && self.has_failed_since(held.at))
-        {
-            return false;
-        }
-        if self.o.asked_at.is_some_and(|asked| held.sent_at >= asked) {
-            return true;
-        }
-        // One that is on record is due when its record says so.
-        let on_record = self.token.as_ref().filter(|token| {
-            token.sha256.as_deref() == Some(&held.sha256)
-                && token.expires_at.0 >= held.validity.expires_at
-        });
-        match on_record {
-            // That it is kept may not be on record yet.
-            Some(_) if held.kept => now < renewal::prepared_from(held.validity),
-            Some(token) => now < Self::due_at(token),
-            None if held.kept => true,
-            None => now < renewal::latest(held.validity, self.margin()),
-        }
-    }
-
-    /// No request before this moment, by the record of a token that an earlier process asked for: the
-    /// least interval after a success.
-    pub(super) fn not_before_on_record(&self) -> Option<Timestamp> {
-        let token = self
-            .token
-            .as_deref()
-            .filter(|token| !self.is_distrusted(token))?;
-        let same = self.basis_is_recorded() && self.client_is_as_recorded();
-        let interval = self.o.policy.min_renew_interval;
-        same.then(|| renewal::next_allowed(validity_of(token), interval))
-    }
-
-    /// Its place in the queue of its origin.
-    pub(super) fn urgency(&self) -> Urgency {
-        let token = self.token.as_deref().map(validity_of);
-        self.o
-            .credential
-            .urgency(token, self.o.target_seen, self.o.now)
-    }
-
-    /// What is asked of the broker.
-    pub(super) fn wish(&self, exchange: &Exchange) -> Wish {
-        let urgency = self.urgency();
-        let trusted = self.token.as_deref().filter(|t| !self.is_distrusted(t));
-        let known = trusted.and_then(|token| {
-            Some(Known {
-                sha256: token.sha256.clone()?,
-                validity: validity_of(token),
-            })
-        });
-        let same = !self.forced && self.basis_is_recorded() && self.client_is_as_recorded();
-        // That it is kept may not be on record yet.
-        let held = exchange.held.as_ref().filter(|held| held.kept);
-        let kept = trusted.filter(|token| {
-            let kept = is_kept(token) || held.is_some_and(|held| self.is_on_record(held));
-            same && kept && self.o.now >= renewal::prepared_from(validity_of(token))
-        });
-        Wish {
-            urgency,
-            known,
-            not_before: kept.map(|token| token.expires_at.0),
-            good_before: self.token.is_some() && self.client_is_as_recorded(),
-            // Another client begins anew.
-            failures: self.last_shared().filter(|_| self.client_is_as_recorded()),
-            forced: self.forced,
-        }
-    }
-
-    pub(super) fn render(&self, client: &ClientRead, held: &Held) -> Result<Rendered, Failure> {
-        let instance = self
-            .spec
-            .instance()
-            .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
-        let variables = Variables {
-            token: &held.token,
-            scope: &held.scope,
-            expires_at: held.validity.expires_at,
-            instance_url: instance.origin(),
-            client_id: &client.client_id,
-        };
-        template::render(self.spec.target_data(), &variables)
-    }
-
-    /// The target holds this token already, and nothing of it has to change.
-    pub(super) fn is_in_place(&self, held: &Held, data: &Rendered) -> bool {
-        let Some(recorded) = self.recorded_target() else {
-            return self.reads_in_place(held, data);
-        };
-        let unwritten = self.target_is_as_recorded() && recorded.sha256 == data.sha256();
-        // The expiry stands in annotations, which a merge does not write.
-        let told = self.is_on_record(held) || self.policy() == CreationPolicy::Merge;
-        (told && unwritten && self.basis_is_recorded()) || self.reads_in_place(held, data)
-    }
-
-    fn reads_in_place(&self, held: &Held, data: &Rendered) -> bool {
-        let Some(Some(target)) = self.o.target else {
-            return false;
-        };
-        let expires_at = held.validity.expires_at;
-        let desired = ownership::Desired::new(self.o.credential, self.spec, held, data.clone());
-        self.whose(target) == Ownership::Ours
-            && is_intact(target, self.spec, expires_at, data.sha256())
-            && desired.dropped(target).is_empty()
-    }
-
-    /// The write would restore what this resource had written already.
-    pub(super) fn is_put_back(&self, held: &Held) -> bool {
-        self.is_on_record(held) && self.recorded_target().is_some() && self.basis_is_recorded()
     }
 
     pub(super) fn recent_put_backs(&self) -> usize {

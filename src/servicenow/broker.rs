@@ -14,10 +14,11 @@ use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    exchange::{Ask, Exchange, Known, Limits, SharedFailure, Urgency, back},
+    exchange::{Ask, Exchange, Known, Limits, SharedFailure},
     key::SharingKey,
     key_state::{Judged, KeyState, ONE_OFF_REFUSAL, share},
     line::{Line, Queued},
+    origin_state::OriginState,
     token::TokenAnswer,
 };
 use crate::{
@@ -30,13 +31,6 @@ use crate::{
     },
 };
 
-/// A probe has its answer, or its time-out, within about this time.
-const PROBE_ENDS_WITHIN: SignedDuration = SignedDuration::from_secs(20);
-/// Who is called to probe has asked within about this time, or another is called.
-const CALL_LASTS: SignedDuration = SignedDuration::from_secs(2);
-/// The least time between two calls: no cause whatever makes one follow the other without end.
-const BETWEEN_CALLS: SignedDuration = SignedDuration::from_millis(50);
-
 /// The state of all keys and origins. The order of the keys in memory decides nothing.
 pub struct Broker {
     limits: Limits,
@@ -45,22 +39,6 @@ pub struct Broker {
     origins: BTreeMap<String, OriginState>,
     /// Keys seen so far: each has its number, which settles ties.
     born: u64,
-}
-
-#[derive(Default)]
-struct OriginState {
-    under_way: usize,
-    hold: Option<SharedFailure>,
-    /// Those who sleep until the hold is over, with the expiry of their tokens.
-    told: BTreeMap<Name, Option<Timestamp>>,
-    /// Of those, who was woken to probe, and when, if no request has ended since.
-    called: Option<(Name, Timestamp)>,
-    /// When a request was last queued, if none has ended since.
-    asked_at: Option<Timestamp>,
-    /// An earlier process found it down, or was limited by it: one request goes out, and its answer
-    /// says whether it still is.
-    suspected: bool,
-    line: Line,
 }
 
 /// What an answer came to.
@@ -114,11 +92,7 @@ impl Broker {
     /// The hold that keeps this resource waiting, which has not asked. While another probes, or was
     /// called to, nobody else need try, even when the wait is over.
     pub fn hold_for(&self, name: &Name, origin: &str, now: Timestamp) -> Option<&SharedFailure> {
-        let state = self.origins.get(origin)?;
-        let hold = state.hold.as_ref()?;
-        let left_to_another =
-            state.under_way > 0 || state.free_for(Some(name)).is_some_and(|from| from > now);
-        Some(hold).filter(|hold| hold.retry_at > now || left_to_another)
+        self.origins.get(origin)?.hold_for(name, now)
     }
 
     /// Queues a request, or joins the one that is queued or on its way; none is needed where whoever
@@ -175,8 +149,7 @@ impl Broker {
             leave(&mut self.origins, key, state, name);
         }
         for origin in self.origins.values_mut() {
-            origin.told.remove(name);
-            origin.called.take_if(|(called, _)| called == name);
+            origin.leave(name);
         }
     }
 
@@ -190,13 +163,8 @@ impl Broker {
         expires_at: Option<Timestamp>,
         now: Timestamp,
     ) {
-        if let Some(origin) = self.origins.get_mut(origin)
-            && let Some(hold) = &mut origin.hold
-        {
-            origin.told.insert(name.clone(), expires_at);
-            if hold.failure.class() == Class::Outage {
-                hold.retry_at = hold.retry_for(expires_at, now);
-            }
+        if let Some(origin) = self.origins.get_mut(origin) {
+            origin.tell(name, expires_at, now);
         }
     }
 
@@ -215,14 +183,8 @@ impl Broker {
     pub fn has_looked(&mut self, sleeps_over: Option<&str>, name: &Name, now: Timestamp) {
         let held = self.origins.iter_mut().filter(|(_, o)| o.hold.is_some());
         for (origin, state) in held {
-            if Some(origin.as_str()) != sleeps_over {
-                state.told.remove(name);
-            }
-            if let Some((called, at)) = &mut state.called
-                && called == name
-            {
-                *at = plus(now, BETWEEN_CALLS - CALL_LASTS);
-            }
+            let sleeps = Some(origin.as_str()) == sleeps_over;
+            state.has_looked(name, sleeps, now);
         }
     }
 
@@ -269,17 +231,7 @@ impl Broker {
     pub fn dispatch(&mut self, now: Timestamp) -> Vec<Arc<SharingKey>> {
         let mut out = Vec::new();
         for origin in self.origins.values_mut() {
-            let held = origin.hold.as_ref().is_some_and(|h| h.retry_at > now);
-            // One probe at a time for an origin that is down, or may be.
-            let limit = if origin.hold.is_some() || origin.suspected {
-                1
-            } else {
-                self.limits.per_origin
-            };
-            while origin.under_way < limit
-                && let Some(key) = origin.line.next(now, held)
-            {
-                origin.under_way += 1;
+            while let Some(key) = origin.next(self.limits.per_origin, now) {
                 if let Some(state) = self.keys.get_mut(&key) {
                     let queued = state.queued.take();
                     state.under_way = Some(now);
@@ -326,9 +278,7 @@ impl Broker {
         random: f64,
     ) -> Answered {
         let origin = self.origins.entry(key.origin().to_owned()).or_default();
-        origin.under_way = origin.under_way.saturating_sub(1);
-        origin.asked_at = None;
-        origin.called = None;
+        origin.is_answered();
         let Some(state) = self.keys.get_mut(key) else {
             let failed = answer.err().map(|failure| failure.reason());
             return Answered {
@@ -354,7 +304,7 @@ impl Broker {
                 woken.append(&mut state.succeed(held));
                 woken
             }
-            Err(failure) if state.is_one_off(&failure) => {
+            Err(failure) if state.tries_once_more(&failure) => {
                 state.one_off_spent = true;
                 origin.requeue(key, state, now, now + ONE_OFF_REFUSAL);
                 origin.lift(sent_at, false)
@@ -400,20 +350,7 @@ impl Broker {
             before.retry_at = before.retry_at.min(now);
         }
         let hold = share(failure, count, sent_at, now, expires_at, random);
-        // What the instance asked for stands, whatever else fails meanwhile.
-        let asked_for = origin
-            .hold
-            .take()
-            .filter(|old| old.failure.class() == Class::Held && old.retry_at > hold.retry_at);
-        // Its wait stays, and this was the last request that met it.
-        origin.hold = Some(match asked_for {
-            Some(old) => SharedFailure {
-                sent_at,
-                at: now,
-                ..old
-            },
-            None => hold,
-        });
+        origin.hold(hold);
         self.release_origin(key)
     }
 
@@ -455,14 +392,7 @@ impl Broker {
             state.clock_set_back(by);
         }
         for origin in self.origins.values_mut() {
-            origin.line = Line::default();
-            back(&mut origin.asked_at, by);
-            if let Some((_, at)) = &mut origin.called {
-                *at -= by;
-            }
-            if let Some(hold) = &mut origin.hold {
-                hold.clock_set_back(by);
-            }
+            origin.clock_set_back(by);
         }
         for (key, state) in &self.keys {
             if let (Some(queued), Some(origin)) = (state.queued, self.origins.get_mut(key.origin()))
@@ -486,15 +416,8 @@ impl Broker {
         });
         let keys = &self.keys;
         self.origins.retain(|origin, state| {
-            state.under_way > 0
-                || state.suspected
-                || !state.line.is_empty()
-                || !state.told.is_empty()
-                || state.hold.is_some() && keys.keys().any(|k| k.origin() == origin)
-                || state
-                    .hold
-                    .as_ref()
-                    .is_some_and(|hold| plus(hold.retry_at, LONGEST_WAIT) > now)
+            let held = state.hold.is_some() && keys.keys().any(|key| key.origin() == origin);
+            held || state.is_in_use(now)
         });
     }
 }
@@ -526,73 +449,6 @@ fn leave(
         if origin.line.is_empty() && origin.under_way == 0 {
             origin.asked_at = None;
         }
-    }
-}
-
-impl OriginState {
-    /// The broker itself asks again, if anybody still waits.
-    fn requeue(
-        &mut self,
-        key: &Arc<SharingKey>,
-        state: &mut KeyState,
-        now: Timestamp,
-        not_before: Timestamp,
-    ) {
-        if state.waiters.is_empty() {
-            return;
-        }
-        let queued = Queued {
-            urgency: state.expiry().map_or(Urgency::New, Urgency::Expiring),
-            since: now,
-            not_before,
-            forced: state.forced,
-            again: true,
-        };
-        state.queued = Some(queued);
-        self.line.join(key.clone(), state.number, queued);
-    }
-
-    /// An answer ends an outage. A rate limit is ended by a success that was asked for after it, or
-    /// by any answer after its time. Returns who was told of it.
-    fn lift(&mut self, sent_at: Timestamp, success: bool) -> BTreeSet<Name> {
-        let over = self.hold.as_ref().is_some_and(|hold| {
-            hold.failure.class() != Class::Held
-                || sent_at >= hold.retry_at
-                || (success && sent_at >= hold.at)
-        });
-        if !over {
-            return BTreeSet::new();
-        }
-        self.hold = None;
-        self.called = None;
-        std::mem::take(&mut self.told).into_keys().collect()
-    }
-
-    /// From when on a resource, or anybody, may probe, as far as others have begun to; `None` where
-    /// nobody has.
-    fn free_for(&self, name: Option<&Name>) -> Option<Timestamp> {
-        let asked = self.asked_at.map(|at| plus(at, PROBE_ENDS_WITHIN));
-        let called = self.called.as_ref().filter(|(who, _)| Some(who) != name);
-        asked.max(called.map(|(_, at)| plus(*at, CALL_LASTS)))
-    }
-
-    /// When one of those who sleep is to be called; `None` while somebody probes, or nobody sleeps.
-    fn calls_at(&self) -> Option<Timestamp> {
-        let hold = self.hold.as_ref()?;
-        let calls = self.under_way == 0 && !self.told.is_empty();
-        calls.then(|| self.free_for(None).max(Some(hold.retry_at)))?
-    }
-
-    /// Wakes the one whose token ends nearest to now. It asks, sleeps again, or needs nothing.
-    fn call(&mut self, now: Timestamp) -> Option<Name> {
-        let distance = |expiry: &Option<Timestamp>| {
-            expiry.map_or(SignedDuration::MAX, |at| at.duration_since(now).abs())
-        };
-        let nearest = self.told.iter().min_by_key(|(_, expiry)| distance(expiry));
-        let name = nearest?.0.clone();
-        self.told.remove(&name);
-        self.called = Some((name.clone(), now));
-        Some(name)
     }
 }
 

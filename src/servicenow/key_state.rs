@@ -188,11 +188,7 @@ impl KeyState {
             return false;
         };
         let (before, since) = (recorded.validity, held.validity);
-        let slack = MOVED
-            + held
-                .at
-                .duration_since(held.sent_at)
-                .max(SignedDuration::ZERO);
+        let slack = MOVED + round_trip(held.sent_at, held.at);
         let apart = since.issued_at.duration_since(before.issued_at);
         let moved = since.expires_at.duration_since(before.expires_at);
         let kept = held.sha256 == recorded.sha256 && apart > slack && moved.abs() <= slack;
@@ -207,7 +203,7 @@ impl KeyState {
     }
 
     /// The first refusal of a client that was good before is tried once more.
-    pub(super) fn is_one_off(&self, failure: &Failure) -> bool {
+    pub(super) fn tries_once_more(&self, failure: &Failure) -> bool {
         let refused_before =
             matches!(self.failures_before, Some((Class::Refused, count)) if count > 0);
         let good_before = self.good_before && self.failure.is_none() && !refused_before;
@@ -227,7 +223,7 @@ impl KeyState {
             .known
             .as_ref()
             .filter(|known| known.sha256 == sha256 && !known.validity.is_from_the_future(sent_at));
-        let round_trip = now.duration_since(sent_at).max(SignedDuration::ZERO);
+        let round_trip = round_trip(sent_at, now);
         if known.is_none() {
             self.round_trip = round_trip.min(ROUND_TRIP);
         }
@@ -299,6 +295,13 @@ impl KeyState {
             ),
         ))
     }
+}
+
+/// How long an answer took; a clock that was set back meanwhile makes it none.
+fn round_trip(sent_at: Timestamp, answered_at: Timestamp) -> SignedDuration {
+    answered_at
+        .duration_since(sent_at)
+        .max(SignedDuration::ZERO)
 }
 
 fn over_on_arrival(origin: &str) -> Failure {

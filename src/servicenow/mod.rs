@@ -13,6 +13,7 @@ mod http;
 mod key;
 mod key_state;
 mod line;
+mod origin_state;
 mod prepared;
 mod probe;
 mod refusal;
