@@ -278,6 +278,10 @@ fn token_is_held<'a>(v: &View<'a>, exchange: &'a Exchange) -> Result<&'a Held, S
         && v.retry_at(failure) > v.o.now
         && !v.is_older_than_force(failure.sent_at)
     {
+        // What went out in spite of a rate limit does not end it, and may bring a token still.
+        if exchange.under_way && failure.failure.class() == Class::Held {
+            return Err(Step::Ask(Box::new(v.wish(exchange))));
+        }
         return Err(settle::failed_together(v, failure).into());
     }
     own_wait_is_over(v)?;

@@ -80,6 +80,7 @@ impl Broker {
             failure: later(state.failure.clone(), hold),
             asked_at: state.waiters.contains(name).then_some(asked_at).flatten(),
             queued: state.queued.map(|queued| queued.urgency),
+            under_way: state.under_way.is_some(),
             not_before,
         }
     }

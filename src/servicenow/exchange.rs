@@ -94,6 +94,8 @@ pub struct Exchange {
     pub asked_at: Option<Timestamp>,
     /// Where that request stands in the queue, if it is not on its way.
     pub queued: Option<Urgency>,
+    /// A request is on its way, whoever waits for it.
+    pub under_way: bool,
     /// No request before this moment: the least interval after a success.
     pub not_before: Option<Timestamp>,
 }

@@ -16,6 +16,10 @@ fn refused() -> Failure {
     Failure::new(Reason::AccessDenied, "refused")
 }
 
+fn limited(wait: i64) -> Failure {
+    Failure::new(Reason::RateLimited, "later").with_retry_after(Some(seconds(wait)))
+}
+
 /// Answers alike to all, at once.
 fn always(
     world: &mut World,
@@ -48,6 +52,24 @@ fn whoever_comes_while_a_request_is_under_way_is_woken_by_its_answer() {
     world.run_until(15);
     assert_eq!(world.requests.len(), 1);
     assert_eq!(world.ready("a"), is("True", Reason::TokenValid));
+    assert_eq!(world.ready("b"), is("True", Reason::TokenValid));
+}
+
+#[test]
+fn whoever_comes_under_a_rate_limit_is_served_by_a_request_that_is_under_way() {
+    let mut world = World::with(&["a", "other"]);
+    world.change("other", |spec| spec.scopes = vec!["x".to_owned()]);
+    let mut answers = [
+        (seconds(14), good("slow", 1800)),
+        (seconds(1), Err(limited(3600))),
+    ]
+    .into_iter();
+    world.answer = Box::new(move |_, _| answers.next().expect("no third request"));
+    world.run_until(7);
+    assert_eq!(world.synced("other"), is("False", Reason::RateLimited));
+    world.create("b");
+    world.run_until(15);
+    assert_eq!(world.token("b").as_deref(), Some("slow"));
     assert_eq!(world.ready("b"), is("True", Reason::TokenValid));
 }
 
@@ -194,10 +216,9 @@ fn a_forced_renewal_that_is_refused_is_not_forgiven_without_an_attempt() {
 
 #[test]
 fn a_forced_renewal_under_a_hold_is_one_request_whatever_it_meets() {
-    let limited = |wait| Failure::new(Reason::RateLimited, "later").with_retry_after(Some(wait));
     let met = [
-        limited(seconds(550)),
-        limited(seconds(10)),
+        limited(550),
+        limited(10),
         refused(),
         Failure::new(Reason::InstanceUnavailable, "down"),
         Failure::new(Reason::InvalidResponse, "no token"),
@@ -205,7 +226,7 @@ fn a_forced_renewal_under_a_hold_is_one_request_whatever_it_meets() {
     ];
     for met in met {
         let mut world = World::with(&["a"]);
-        always(&mut world, move |_| Err(limited(seconds(600))));
+        always(&mut world, move |_| Err(limited(600)));
         world.run_until(20);
         assert_eq!(world.requests.len(), 1);
         let said = format!("{met}");
