@@ -44,8 +44,8 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn drawn(random: &mut StdRng, instances: usize) -> Self {
-        let instance = random.random_range(0..instances);
+    fn drawn(random: &mut StdRng, modes: &[TokenMode]) -> Self {
+        let instance = random.random_range(0..modes.len());
         match random.random_range(0..14) {
             0 | 1 => Self::OperatorKilled,
             2 => Self::OperatorStopped,
@@ -53,7 +53,7 @@ impl Trouble {
             4 => Self::ServerKilled(Server::ApiServer),
             5 => Self::ServerPaused(Server::ApiServer),
             6 => Self::ServerPaused(Server::Etcd),
-            7..=9 => Self::Instance(instance, bad_day(random)),
+            7..=9 => Self::Instance(instance, bad_day(random, modes[instance])),
             10 => Self::InstanceDown(instance),
             11 => Self::RefusedOnce(instance),
             12 => Self::ClientsRotated,
@@ -116,7 +116,7 @@ impl Trouble {
     }
 }
 
-fn bad_day(random: &mut StdRng) -> Fault {
+fn bad_day(random: &mut StdRng, mode: TokenMode) -> Fault {
     let days = [
         Fault::HibernationPage,
         Fault::LoginPage,
@@ -142,7 +142,12 @@ fn bad_day(random: &mut StdRng) -> Fault {
         // With so many under way at once as an instance is asked, it answers a fifth of those who are due.
         Fault::Delay(Duration::from_millis(800)),
     ];
-    days.choose(random).unwrap().clone()
+    match days.choose(random).unwrap() {
+        // Of a token that is known it says that its expiry has not moved: a good answer, after which
+        // the next request goes out at the expiry.
+        Fault::ExpiresIn(_) if mode != TokenMode::AlwaysNew => Fault::NoAccessToken,
+        day => day.clone(),
+    }
 }
 
 pub(crate) async fn run(size: Size) {
@@ -169,7 +174,7 @@ pub(crate) async fn run(size: Size) {
     let mut troubles: BTreeMap<String, usize> = BTreeMap::new();
     let end = tokio::time::Instant::now() + size.faults;
     while tokio::time::Instant::now() < end {
-        let trouble = Trouble::drawn(&mut random, modes.len());
+        let trouble = Trouble::drawn(&mut random, &modes);
         *troubles.entry(trouble.name()).or_default() += 1;
         befall(&fleet, &book, &mut operator, &trouble, &mut random).await;
         let quiet = random.random_range(3.0..7.0);

@@ -93,9 +93,17 @@ pub(crate) fn judge(
         let around = ledger.account(&stale.member, instance, stale.expired - BEFORE, stale.to);
         format!("{stale:#?}\n{around}")
     };
-    let first = stale.iter().find(|stale| stale.outage.is_none());
-    let first = first.map(account).unwrap_or_default();
-    assert_eq!(without_cause, 0, "the first:\n{first}");
+    // Those of one moment have one reason.
+    let mut moments: Vec<&Stale> = stale.iter().filter(|s| s.outage.is_none()).collect();
+    moments.sort_by_key(|stale| stale.from);
+    moments.dedup_by(|next, last| next.from.duration_since(last.from) < BEFORE);
+    let told: Vec<_> = moments.into_iter().map(account).collect();
+    assert_eq!(
+        without_cause,
+        0,
+        "one of each moment:\n{}",
+        told.join("\n\n")
+    );
     assert!(sorted.otherwise.is_empty(), "{:#?}", sorted.otherwise);
     let unexplained = &extra.unexplained;
     assert!(unexplained.is_empty(), "{}", unexplained.join("\n\n"));
