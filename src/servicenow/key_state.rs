@@ -49,6 +49,9 @@ pub(super) struct KeyState {
     pub(super) failure: Option<SharedFailure>,
     pub(super) known: Option<Known>,
     pub(super) failures_before: Option<(Class, u32)>,
+    /// How often the client was refused since it was good: another failure between two refusals
+    /// makes the next one no first.
+    refusals: u32,
     /// Where it stands in the line of its origin.
     pub(super) queued: Option<Queued>,
     pub(super) under_way: Option<Timestamp>,
@@ -129,7 +132,7 @@ impl KeyState {
     }
 
     /// Failures in a row with this one: by cause, and those that were under way together count as
-    /// one.
+    /// one. Refusals count on until the client is good again, whatever else fails between.
     pub(super) fn count(
         &self,
         before: Option<&SharedFailure>,
@@ -142,7 +145,9 @@ impl KeyState {
             Some(before) => before.count.saturating_add(1),
             None => {
                 let remembered = self.failures_before.filter(|(of, _)| *of == class);
-                remembered.map_or(0, |(_, count)| count).saturating_add(1)
+                let refusals = Some(self.refusals).filter(|_| class == Class::Refused);
+                let before = remembered.map(|(_, count)| count).max(refusals);
+                before.unwrap_or(0).saturating_add(1)
             }
         }
     }
@@ -156,6 +161,9 @@ impl KeyState {
         random: f64,
     ) -> BTreeSet<Name> {
         let count = self.count(self.failure.as_ref(), &failure, sent_at);
+        if failure.class() == Class::Refused {
+            self.refusals = count;
+        }
         self.failure = Some(share(failure, count, sent_at, now, self.expiry(), random));
         self.failures_before = None;
         let woken = std::mem::take(&mut self.waiters);
@@ -172,6 +180,7 @@ impl KeyState {
         self.held = Some(Arc::new(held));
         self.failure = None;
         self.failures_before = None;
+        self.refusals = 0;
         self.one_off_spent = false;
         self.good_before = true;
         self.at_expiry_since = None;
@@ -204,8 +213,8 @@ impl KeyState {
 
     /// The first refusal of a client that was good before is tried once more.
     pub(super) fn tries_once_more(&self, failure: &Failure) -> bool {
-        let refused_before =
-            matches!(self.failures_before, Some((Class::Refused, count)) if count > 0);
+        let refused_before = self.refusals > 0
+            || matches!(self.failures_before, Some((Class::Refused, count)) if count > 0);
         let good_before = self.good_before && self.failure.is_none() && !refused_before;
         failure.is_one_off() && good_before && !self.one_off_spent
     }

@@ -117,3 +117,26 @@ fn those_who_sleep_over_a_refusal_wake_when_it_is_over_before_its_time() {
         "once"
     );
 }
+
+#[test]
+fn a_refusal_is_not_the_first_again_after_an_answer_that_is_not_acceptable() {
+    let mut desk = Desk::new();
+    let mut now = at(0);
+    let mut waits = Vec::new();
+    for reason in [
+        Reason::AccessDenied,
+        Reason::InvalidResponse,
+        Reason::AccessDenied,
+        Reason::InvalidResponse,
+        Reason::AccessDenied,
+    ] {
+        desk.ask_and(now, failure(reason));
+        waits.push(desk.wait(now));
+        now = desk.exchange().failure.unwrap().retry_at;
+    }
+    assert_eq!(waits, [30, 1, 60, 1, 120]);
+    desk.ask_and(now, answer("t", Some(1800)));
+    desk.ask_and(at(1800), failure(Reason::AccessDenied));
+    desk.ask_and(at(1801), failure(Reason::AccessDenied));
+    assert_eq!(desk.wait(at(1801)), 30, "the client was good between");
+}
