@@ -227,6 +227,7 @@ fn a_recovery_wakes_who_decided_to_sleep_and_has_not_said_so_yet() {
         not_before: None,
         good_before: false,
         failures: None,
+        refusals: 0,
         forced: true,
     };
     core.broker.ask(&key, another.clone(), now);

@@ -59,7 +59,8 @@ impl<'a> End<'a> {
         let previous = v.previous_target();
         let removed =
             previous.is_none_or(|last| matches!(v.o.removed.get(&last.name), Some(Ok(()))));
-        if removed && let Some(written) = v.written_target() {
+        let adopted = v.last_target().filter(|_| v.adopted);
+        if removed && let Some(written) = v.written_target().or_else(|| adopted.cloned()) {
             if end
                 .status
                 .target
@@ -123,10 +124,21 @@ impl<'a> End<'a> {
         }
     }
 
+    fn ready(&mut self, synced: &Verdict, expiry: Expiry) -> Verdict {
+        let there = self.target_is_there();
+        let over = self.expiry();
+        ready(&self.status, over, synced, there, expiry, self.now())
+    }
+
+    /// When the token on record is over, by the clock as it is now.
+    fn expiry(&self) -> Option<Timestamp> {
+        let token = self.status.token.as_ref();
+        token.map(|token| self.v.expiry(token))
+    }
+
     pub(super) fn conclude(&mut self, synced: Verdict, expiry: Expiry) {
         let generation = self.v.o.credential.generation;
-        let there = self.target_is_there();
-        let ready = ready(&self.status, &synced, there, expiry, self.now());
+        let ready = self.ready(&synced, expiry);
         if self.status.observed_generation != Some(generation) {
             self.status_mut().observed_generation = Some(generation);
         }
@@ -147,8 +159,7 @@ impl<'a> End<'a> {
         };
         let reason = old.reason.parse().unwrap_or(Reason::Pending);
         let synced = Verdict::new(status, reason, old.message);
-        let there = self.target_is_there();
-        let ready = ready(&self.status, &synced, there, expiry, self.now());
+        let ready = self.ready(&synced, expiry);
         let generation = status::get(&self.status, condition::READY)
             .and_then(|c| c.observed_generation)
             .unwrap_or(self.v.o.credential.generation);
@@ -158,8 +169,7 @@ impl<'a> End<'a> {
 
     /// Looks again when the token expires, if that comes first.
     pub(super) fn wake_at_expiry(&mut self) {
-        let expiry = self.status.token.as_ref().map(|t| t.expires_at.0);
-        if let Some(expiry) = expiry.filter(|at| *at > self.now()) {
+        if let Some(expiry) = self.expiry().filter(|at| *at > self.now()) {
             self.wake = Some(self.wake.map_or(expiry, |wake| wake.min(expiry)));
         }
     }

@@ -26,6 +26,8 @@ pub struct Memory {
     /// The last failure that the instance was the cause of, and how many in a row: what the cluster
     /// comes to meanwhile does not make it the first again.
     pub shared: Option<(Class, u32)>,
+    /// How often the client was refused since it was good.
+    pub refusals: u32,
     /// The value of the renew annotation, and when it was first seen.
     pub renew_request: Option<(String, Timestamp)>,
     /// When the target was put back, of late.
@@ -34,8 +36,9 @@ pub struct Memory {
     pub unwritten: u32,
     /// The event that was to go with the last one of them: it may have taken effect all the same.
     pub untold: Option<Transition>,
-    /// The clock was set back since the token with this beginning was recorded: its times are wrong.
-    pub distrusted: Option<Timestamp>,
+    /// The clock was set back by so much since the token with this beginning was recorded: its times
+    /// are wrong.
+    pub distrusted: Option<(Timestamp, SignedDuration)>,
     /// And since the failure of this moment was recorded: how long it is to be waited out is not known.
     pub distrusted_wait: Option<Timestamp>,
     /// Workloads that are still to be restarted.
@@ -53,7 +56,11 @@ pub struct Memory {
 impl Memory {
     /// The clock was set back by this much, with this status on record.
     pub fn clock_set_back(&mut self, by: SignedDuration, status: &ServiceNowCredentialStatus) {
-        self.distrusted = status.token.as_ref().map(|token| token.issued_at.0);
+        self.distrusted = status.token.as_ref().map(|token| {
+            let before = self.distrusted.filter(|(of, _)| *of == token.issued_at.0);
+            let before = before.map_or(SignedDuration::ZERO, |(_, by)| by);
+            (token.issued_at.0, before + by)
+        });
         self.distrusted_wait = status.failure.as_ref().map(|failure| failure.last_time.0);
         if let Some(remembered) = self.failure.as_mut().map(Arc::make_mut) {
             let failure = &mut remembered.failure;

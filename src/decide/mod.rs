@@ -102,6 +102,8 @@ pub struct Wish {
     pub good_before: bool,
     /// Failures in a row that its status remembers, and of which class.
     pub failures: Option<(Class, u32)>,
+    /// How often the client was refused since it was good.
+    pub refusals: u32,
     /// A person asked for it.
     pub forced: bool,
 }

@@ -1,6 +1,6 @@
 //! Whether a token is needed, which one serves, and whether the target holds it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Failure, Wish,
@@ -45,10 +45,21 @@ impl View<'_> {
         }
     }
 
+    /// How much the clock was set back since this token was recorded, where it was.
+    fn set_back_since(&self, token: &TokenStatus) -> Option<SignedDuration> {
+        let (issued_at, by) = self.o.memory.distrusted?;
+        (issued_at == token.issued_at.0).then_some(by)
+    }
+
+    /// When a token is over, by the clock as it is now.
+    pub(super) fn expiry(&self, token: &TokenStatus) -> Timestamp {
+        let by = self.set_back_since(token);
+        token.expires_at.0 - by.unwrap_or_default()
+    }
+
     /// The times of the token on record were told by a clock that has been set back since.
     pub(super) fn is_distrusted(&self, token: &TokenStatus) -> bool {
-        self.o.memory.distrusted == Some(token.issued_at.0)
-            || validity_of(token).is_from_the_future(self.o.now)
+        self.set_back_since(token).is_some() || validity_of(token).is_from_the_future(self.o.now)
     }
 
     pub(super) fn needs_more_than_a_put_back(&self) -> bool {
@@ -144,6 +155,7 @@ impl View<'_> {
             good_before: self.token.is_some() && self.client_is_as_recorded(),
             // Another client begins anew.
             failures: self.last_shared().filter(|_| self.client_is_as_recorded()),
+            refusals: self.refusals(),
             forced: self.forced,
         }
     }

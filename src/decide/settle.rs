@@ -365,6 +365,11 @@ fn failed(v: &View<'_>, failure: &Failure, record: FailureStatus) -> Settle {
     } else {
         v.last_shared()
     };
+    end.memory.refusals = if class == Class::Refused {
+        record.count
+    } else {
+        v.refusals()
+    };
     let quiet =
         v.o.credential
             .status

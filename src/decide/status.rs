@@ -98,15 +98,16 @@ pub(super) enum Expiry {
     UnderRenewal,
 }
 
-/// Ready: the target holds a token that has not expired.
+/// Ready: the target holds a token that has not expired; it is over at this moment.
 pub(super) fn ready(
     status: &ServiceNowCredentialStatus,
+    over: Option<Timestamp>,
     synced: &Verdict,
     target_is_there: bool,
     expiry: Expiry,
     now: Timestamp,
 ) -> Verdict {
-    let (Some(token), Some(target), true) = (&status.token, &status.target, target_is_there) else {
+    let (Some(over), Some(target), true) = (over, &status.target, target_is_there) else {
         if synced.status == FALSE {
             return Verdict::new(FALSE, synced.reason, synced.message.clone());
         }
@@ -120,8 +121,8 @@ pub(super) fn ready(
         };
         return Verdict::new(UNKNOWN, Reason::Pending, message);
     };
-    let at = timestamp(token.expires_at.0);
-    if now < token.expires_at.0 || expiry == Expiry::UnderRenewal {
+    let at = timestamp(over);
+    if now < over || expiry == Expiry::UnderRenewal {
         let message = format!(
             "The Secret {:?} holds a token that is valid until {at}.",
             target.name

@@ -52,6 +52,7 @@ pub(super) fn succeeded(
     }
     end.memory.failure = None;
     end.memory.shared = None;
+    end.memory.refusals = 0;
     end.memory.waited = None;
     end.memory.judged_target = None;
     end.memory.basis = Some(v.basis);

@@ -36,7 +36,8 @@ pub(super) struct View<'a> {
     pub(super) token: Option<Cow<'a, TokenStatus>>,
     /// The target as last written, likewise.
     target: Option<Cow<'a, TargetStatus>>,
-    adopted: bool,
+    /// It is the Secret's own record.
+    pub(super) adopted: bool,
     /// Somebody else's value stands where our token should.
     pub(super) lost: bool,
 }

@@ -16,7 +16,33 @@ impl View<'_> {
     /// The last failure, from memory or from the status.
     pub(super) fn last_failure(&self) -> Option<&FailureStatus> {
         let remembered = self.o.memory.failure.as_ref().map(|r| &r.failure);
-        remembered.or(self.o.credential.status.failure.as_ref())
+        remembered.or_else(|| self.recorded_failure())
+    }
+
+    /// The failure that the status tells of, unless the Secret itself tells of a success after it.
+    fn recorded_failure(&self) -> Option<&FailureStatus> {
+        let adopted = self.token.as_ref().filter(|_| self.adopted);
+        let failure = self.o.credential.status.failure.as_ref();
+        failure
+            .filter(|failure| adopted.is_none_or(|token| token.issued_at.0 < failure.last_time.0))
+    }
+
+    /// How often the client was refused since it was good, as far as is known: whatever else fails
+    /// between does not make the next refusal the first again.
+    pub(super) fn refusals(&self) -> u32 {
+        let last = self.last_failure().filter(|failure| {
+            let class = failure.reason.parse().ok().map(class_of);
+            class == Some(Class::Refused)
+        });
+        let refusals = last
+            .map_or(0, |last| last.count)
+            .max(self.o.memory.refusals);
+        // Another client begins anew.
+        if self.client_is_as_recorded() {
+            refusals
+        } else {
+            0
+        }
     }
 
     /// The last failure that the instance was the cause of, and how many in a row.

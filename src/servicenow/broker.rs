@@ -113,6 +113,7 @@ impl Broker {
         state.waiters.insert(ask.name);
         if state.held.is_none() {
             state.known = newer(state.known.take(), ask.known);
+            state.refusals = state.refusals.max(ask.refusals);
         }
         state.good_before |= ask.good_before;
         state.failures_before = [state.failures_before, ask.failures]

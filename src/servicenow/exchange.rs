@@ -159,6 +159,8 @@ pub struct Ask {
     /// Failures in a row that its status remembers, and of which class, so that a restart does not
     /// begin anew.
     pub failures: Option<(Class, u32)>,
+    /// How often its client was refused since it was good, whatever else failed between.
+    pub refusals: u32,
     /// Asked for by a person: goes out even while the origin is held.
     pub forced: bool,
 }

@@ -51,7 +51,7 @@ pub(super) struct KeyState {
     pub(super) failures_before: Option<(Class, u32)>,
     /// How often the client was refused since it was good: another failure between two refusals
     /// makes the next one no first.
-    refusals: u32,
+    pub(super) refusals: u32,
     /// Where it stands in the line of its origin.
     pub(super) queued: Option<Queued>,
     pub(super) under_way: Option<Timestamp>,

@@ -43,8 +43,8 @@ pub struct Core {
     listed: bool,
     leading: bool,
     restored: bool,
-    /// How often the clock was set back.
-    clock: u32,
+    /// How much the clock was set back, in all: which clock it is.
+    clock: SignedDuration,
     /// When work was last handed out: near enough to tell who is in a hurry.
     now: Timestamp,
 }
@@ -91,7 +91,7 @@ impl Core {
             listed: false,
             leading: false,
             restored: false,
-            clock: 0,
+            clock: SignedDuration::ZERO,
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -155,7 +155,7 @@ impl Core {
     /// The machine's clock was set back by this much, as a clock that cannot be set tells. What is
     /// in memory is told by the new clock from now on, and what statuses tell is looked at again.
     pub fn clock_set_back(&mut self, by: SignedDuration) {
-        self.clock += 1;
+        self.clock += by;
         self.broker.clock_set_back(by);
         for pending in self.pending.values_mut() {
             pending.asked_at -= by;

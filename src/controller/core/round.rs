@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Core, Pending, memory_of, origin_of, recorded};
 use crate::{
@@ -28,7 +28,7 @@ pub struct Round {
     credential: Option<Arc<Credential>>,
     random: f64,
     /// The clock by which it began: one round is about one clock, too.
-    clock: u32,
+    clock: SignedDuration,
     client: Option<Result<(Arc<SharingKey>, ClientRead), Failure>>,
     asked_at: Option<Timestamp>,
     exchange: Option<Exchange>,
@@ -324,6 +324,7 @@ impl Core {
             not_before: wish.not_before,
             good_before: wish.good_before,
             failures: wish.failures,
+            refusals: wish.refusals,
             forced: wish.forced,
         };
         round.asked_at = Some(now);
@@ -390,7 +391,9 @@ impl Core {
         if round.clock != self.clock {
             // It was woken when the clock was set back, and is looked at again.
             let told = settle.status.as_ref().and_then(|s| s.token.as_ref());
-            memory.distrusted = told.map(|token| token.issued_at.0).or(memory.distrusted);
+            let by = self.clock - round.clock;
+            let told = told.map(|token| (token.issued_at.0, by));
+            memory.distrusted = told.or(memory.distrusted);
             if let Some(Ok((key, _))) = &round.client {
                 self.broker.unask(key, name);
             }

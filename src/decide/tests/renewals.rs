@@ -34,6 +34,7 @@ fn a_new_resource_reads_its_client_asks_and_waits() {
         not_before: None,
         good_before: false,
         failures: None,
+        refusals: 0,
         forced: false,
     };
     assert_eq!(scene.clone().reads_client().asks(), wish);
@@ -120,6 +121,7 @@ fn what_is_overdue_after_a_restart_is_asked_for_at_once() {
         not_before: None,
         good_before: true,
         failures: None,
+        refusals: 0,
         forced: false,
     };
     assert_eq!(scene.clone().reads_client().asks(), wish);

@@ -501,6 +501,22 @@ fn a_clock_that_is_set_back_costs_a_write_and_no_request_and_no_token_grows_old_
 }
 
 #[test]
+fn ready_turns_false_when_a_token_is_over_whose_times_a_clock_ahead_has_told() {
+    let mut world = World::with(&["a"]);
+    world.run_until(100);
+    always(&mut world, |_| Err(limited(3600)));
+    world.run_until(1300);
+    assert_eq!(world.synced("a"), is("False", Reason::RateLimited));
+    // It was an hour ahead.
+    world.now = at(1300 - 3600);
+    world.core.clock_set_back(seconds(3600));
+    world.run_until(1799 - 3600);
+    assert_eq!(world.ready("a"), is("True", Reason::TokenValid));
+    world.run_until(1802 - 3600);
+    assert_eq!(world.ready("a"), is("False", Reason::TokenExpired));
+}
+
+#[test]
 fn what_an_operator_with_a_clock_ahead_has_written_is_asked_for_anew() {
     let mut world = World::with(&["a"]);
     world.run_until(100);

@@ -55,6 +55,7 @@ fn wish(who: &str) -> Ask {
         not_before: None,
         good_before: false,
         failures: None,
+        refusals: 0,
         forced: false,
     }
 }
