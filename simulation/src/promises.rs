@@ -130,9 +130,11 @@ const MOST_CREDIT: usize = 4;
 
 impl Ledger {
     fn give(&mut self, now: Micros) {
-        if self.credit.len() < MOST_CREDIT {
-            self.credit.push(now);
-        }
+        self.credit.push(now);
+        // What lasts longest stays.
+        self.credit.sort_unstable();
+        let over = self.credit.len().saturating_sub(MOST_CREDIT);
+        self.credit.drain(..over);
     }
 }
 
@@ -336,11 +338,18 @@ impl Promises {
         let excused = excused.is_some_and(|excuse| excuse.until() > answer.sent);
         // Another margin is wanted, and that is not seen.
         let excused = excused || self.blind_until > answer.sent;
+        // A request at an expiry that is told by a clock that was a little behind comes as much too
+        // soon, and is followed by others.
+        let behind = if self.is_recorded_by_this_clock(answer.expiry) {
+            0
+        } else {
+            2 * SECOND
+        };
         let ledger = self.ledgers.entry(client).or_default();
         ledger.refusals.clear();
         ledger.refused = false;
         ledger.expiry = Some(answer.expiry);
-        let due = ledger.earliest.unwrap_or_default();
+        let due = ledger.earliest.unwrap_or_default() - behind;
         let early = answer.sent < due && !excused;
         let left = answer.expiry - answer.now;
         #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
@@ -453,6 +462,8 @@ impl Promises {
     /// backed off, and there is "one probe at a time for each origin that is down".
     pub fn sent(&mut self, client: Client, now: Micros, nearest: Micros) -> Result<(), Broken> {
         let instance = client.0;
+        // What befalls it before its first answer counts, too.
+        self.ledgers.entry(client).or_default();
         let under_way = self.under_way.entry(instance).or_default();
         *under_way += 1;
         let several = *under_way > 1;
