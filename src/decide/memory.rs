@@ -54,6 +54,13 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// The token with this beginning was recorded by a clock that has been set back by this much since.
+    /// Of one that had been recorded before that, more is known already.
+    pub fn distrust(&mut self, issued_at: Timestamp, by: SignedDuration) {
+        let known = self.distrusted.filter(|(of, _)| *of == issued_at);
+        self.distrusted = known.or(Some((issued_at, by)));
+    }
+
     /// The clock was set back by this much, with this status on record.
     pub fn clock_set_back(&mut self, by: SignedDuration, status: &ServiceNowCredentialStatus) {
         self.distrusted = status.token.as_ref().map(|token| {

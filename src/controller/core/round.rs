@@ -391,9 +391,9 @@ impl Core {
         if round.clock != self.clock {
             // It was woken when the clock was set back, and is looked at again.
             let told = settle.status.as_ref().and_then(|s| s.token.as_ref());
-            let by = self.clock - round.clock;
-            let told = told.map(|token| (token.issued_at.0, by));
-            memory.distrusted = told.or(memory.distrusted);
+            if let Some(token) = told {
+                memory.distrust(token.issued_at.0, self.clock - round.clock);
+            }
             if let Some(Ok((key, _))) = &round.client {
                 self.broker.unask(key, name);
             }

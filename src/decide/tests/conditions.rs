@@ -199,3 +199,17 @@ fn margins_that_do_not_fit_and_whitespace_are_mentioned() {
     assert_eq!(message, expected);
     assert_eq!(scene.at(2).end().status, None, "and the note stays");
 }
+
+#[test]
+fn how_much_a_clock_was_set_back_in_all_is_not_forgotten_for_the_last_time() {
+    let mut scene = Scene::synced();
+    for _ in 0..2 {
+        let status = scene.credential.status.clone();
+        scene.memory.clock_set_back(seconds(60), &status);
+    }
+    // A round that began between the two has recorded the same token.
+    scene.memory.distrust(at(0), seconds(60));
+    assert_eq!(scene.memory.distrusted, Some((at(0), seconds(120))));
+    scene.memory.distrust(at(1), seconds(60));
+    assert_eq!(scene.memory.distrusted, Some((at(1), seconds(60))));
+}
