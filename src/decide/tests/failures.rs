@@ -5,11 +5,7 @@ use jiff::SignedDuration;
 use super::scene::*;
 use crate::{
     api::{Reason, condition},
-    decide::{
-        Class, Failure, Outcome, Seen, Transition,
-        observed::WriteOutcome,
-        ownership::{EXPIRES_AT, ISSUED_AT},
-    },
+    decide::{Class, Failure, Outcome, Seen, Transition, observed::WriteOutcome},
     servicenow::{Exchange, SharedFailure, Urgency},
 };
 
@@ -601,27 +597,6 @@ fn a_renewal_that_was_asked_for_outlives_a_moment_without_the_kubernetes_api() {
             "failure {count}: whoever waits is told in the end"
         );
     }
-}
-
-#[test]
-fn a_secret_that_tells_of_a_success_after_the_failure_on_record_ends_it() {
-    let limited = shared(Reason::RateLimited, 1, 1200, 4800);
-    let scene = Scene::synced().at(1200).reads_client().asked(1200);
-    let scene = scene.answered(Err(limited.clone())).ended();
-    let expired = scene.at(1800).held_by(limited.clone()).ended();
-    assert_eq!(expired.ready(), is("False", Reason::TokenExpired));
-    // The Secret was created anew with a token, and then the process died.
-    let mut renewed = first_secret(102);
-    renewed.version.uid = "another-uid".to_owned();
-    for (annotation, second) in [(ISSUED_AT, 1900), (EXPIRES_AT, 3700)] {
-        let told = crate::decide::ownership::timestamp(at(second));
-        renewed.annotations.insert(annotation.to_owned(), told);
-    }
-    let scene = expired.restarted().at(1901).held_by(limited);
-    let scene = scene.reads_target(renewed).ended();
-    assert_eq!(scene.ready(), is("True", Reason::TokenValid));
-    assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
-    assert_eq!(scene.status().failure, None);
 }
 
 #[test]

@@ -202,6 +202,27 @@ fn what_a_process_that_died_wrote_last_is_adopted_by_one_that_saw_it_late() {
 }
 
 #[test]
+fn a_secret_that_tells_of_a_success_after_the_failure_on_record_ends_it() {
+    let limited = shared(Reason::RateLimited, 1, 1200, 4800);
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let scene = scene.answered(Err(limited.clone())).ended();
+    let expired = scene.at(1800).held_by(limited.clone()).ended();
+    assert_eq!(expired.ready(), is("False", Reason::TokenExpired));
+    // The Secret was created anew with a token, and then the process died.
+    let mut renewed = first_secret(102);
+    renewed.version.uid = "another-uid".to_owned();
+    for (annotation, second) in [(ISSUED_AT, 1900), (EXPIRES_AT, 3700)] {
+        let told = crate::decide::ownership::timestamp(at(second));
+        renewed.annotations.insert(annotation.to_owned(), told);
+    }
+    let scene = expired.restarted().at(1901).held_by(limited);
+    let scene = scene.reads_target(renewed).ended();
+    assert_eq!(scene.ready(), is("True", Reason::TokenValid));
+    assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
+    assert_eq!(scene.status().failure, None);
+}
+
+#[test]
 fn a_secret_that_was_written_for_another_spec_is_not_adopted() {
     // It was written for the first generation, and its status was lost; the second one has failed
     // so far, and its status says so.
