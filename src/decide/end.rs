@@ -133,7 +133,7 @@ impl<'a> End<'a> {
     /// When the token on record is over, by the clock as it is now.
     fn expiry(&self) -> Option<Timestamp> {
         let token = self.status.token.as_ref();
-        token.map(|token| self.v.expiry(token))
+        token.map(|token| self.v.o.memory.validity(token).expires_at)
     }
 
     pub(super) fn conclude(&mut self, synced: Verdict, expiry: Expiry) {

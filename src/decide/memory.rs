@@ -7,9 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Class, Failure, Transition,
     observed::{Basis, ByRole, CheckedSpec, Seen, Version},
+    renewal::Validity,
     restarts::Unrestarted,
+    status::validity_of,
 };
-use crate::api::{FailureStatus, ServiceNowCredentialStatus, Workload};
+use crate::api::{FailureStatus, ServiceNowCredentialStatus, TokenStatus, Workload};
 
 /// What this process remembers of a resource between two reconciles. Losing it costs no
 /// correctness.
@@ -54,6 +56,18 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// How much the clock was set back since this token was recorded, where it was.
+    pub(super) fn set_back_since(&self, token: &TokenStatus) -> Option<SignedDuration> {
+        let (issued_at, by) = self.distrusted?;
+        (issued_at == token.issued_at.0).then_some(by)
+    }
+
+    /// The validity of a token on record, by the clock as it is now.
+    pub fn validity(&self, token: &TokenStatus) -> Validity {
+        let by = self.set_back_since(token);
+        validity_of(token).set_back(by.unwrap_or_default())
+    }
+
     /// The token with this beginning was recorded by a clock that has been set back by this much since.
     /// Of one that had been recorded before that, more is known already.
     pub fn distrust(&mut self, issued_at: Timestamp, by: SignedDuration) {

@@ -1,6 +1,6 @@
 //! Whether a token is needed, which one serves, and whether the target holds it.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
     Failure, Wish,
@@ -45,21 +45,16 @@ impl View<'_> {
         }
     }
 
-    /// How much the clock was set back since this token was recorded, where it was.
-    fn set_back_since(&self, token: &TokenStatus) -> Option<SignedDuration> {
-        let (issued_at, by) = self.o.memory.distrusted?;
-        (issued_at == token.issued_at.0).then_some(by)
-    }
-
-    /// When a token is over, by the clock as it is now.
-    pub(super) fn expiry(&self, token: &TokenStatus) -> Timestamp {
-        let by = self.set_back_since(token);
-        token.expires_at.0 - by.unwrap_or_default()
+    /// When the token on record is over, by the clock as it is now.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        let token = self.token.as_deref();
+        token.map(|token| self.o.memory.validity(token).expires_at)
     }
 
     /// The times of the token on record were told by a clock that has been set back since.
     pub(super) fn is_distrusted(&self, token: &TokenStatus) -> bool {
-        self.set_back_since(token).is_some() || validity_of(token).is_from_the_future(self.o.now)
+        let set_back = self.o.memory.set_back_since(token).is_some();
+        set_back || validity_of(token).is_from_the_future(self.o.now)
     }
 
     pub(super) fn needs_more_than_a_put_back(&self) -> bool {
@@ -125,7 +120,8 @@ impl View<'_> {
 
     /// Its place in the queue of its origin.
     pub(super) fn urgency(&self) -> Urgency {
-        let token = self.token.as_deref().map(validity_of);
+        let token = self.token.as_deref();
+        let token = token.map(|token| self.o.memory.validity(token));
         self.o
             .credential
             .urgency(token, self.o.target_seen, self.o.now)

@@ -14,7 +14,7 @@ use super::{
     observed::{Observed, Seen, WriteOutcome},
     probes::Probe,
     renewal::plus,
-    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, validity_of},
+    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict},
     view::View,
 };
 use crate::{
@@ -190,9 +190,9 @@ pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
         // The broker wakes whoever waits; this is for the day it does not.
         None => end.wake = Some(plus(v.o.now, LOOK_AGAIN)),
         Some(token) => {
-            let token = token.clone();
+            let validity = v.o.memory.validity(token);
             // The attempt counts from the expiry, or from its own beginning where that is later.
-            let late = plus(token.expires_at.0.max(asked_at), EXPIRY_GRACE);
+            let late = plus(validity.expires_at.max(asked_at), EXPIRY_GRACE);
             // What is said to have expired is not taken back by an attempt.
             if late <= v.o.now || !ready {
                 end.ready_only(Expiry::Strict);
@@ -201,7 +201,7 @@ pub(super) fn asked(v: &View<'_>, since: Timestamp) -> Settle {
             } else {
                 end.ready_only(Expiry::UnderRenewal);
                 // Its place in the queue is better then.
-                let presses = Urgency::presses_from(validity_of(&token));
+                let presses = Urgency::presses_from(validity);
                 end.wake = Some(if presses > v.o.now {
                     presses.min(late)
                 } else {
@@ -305,7 +305,7 @@ pub(super) fn failed_alone(v: &View<'_>, failure: &Failure) -> Settle {
         class: failure.class(),
         count,
         retry_after: failure.retry_after(),
-        expires_at: v.token.as_ref().map(|token| token.expires_at.0),
+        expires_at: v.expires_at(),
         random: v.o.random,
     };
     let at = retry_at(&attempt, v.o.now);

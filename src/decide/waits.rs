@@ -140,9 +140,8 @@ impl View<'_> {
     /// When this resource may ask again after a failure that it shares. One that holds a key is waited
     /// out as the expiry of whoever asks wants it, and the others may have a later one.
     pub(super) fn retry_at(&self, shared: &SharedFailure) -> Timestamp {
-        let expires_at = self.token.as_ref().map(|token| token.expires_at.0);
         match shared.failure.class() {
-            Class::Unacceptable => shared.retry_for(expires_at, shared.at),
+            Class::Unacceptable => shared.retry_for(self.expires_at(), shared.at),
             _ => shared.retry_at,
         }
     }

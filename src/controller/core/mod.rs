@@ -180,7 +180,11 @@ impl Core {
     pub fn wake(&mut self, names: impl IntoIterator<Item = Name>) {
         for name in names.into_iter().filter(|_| self.leading) {
             let credential = self.store.get(&name);
-            let token = credential.and_then(|c| c.status.token.as_ref().map(validity_of));
+            let token = credential.and_then(|c| c.status.token.as_ref());
+            let token = token.map(|token| match self.memories.get(&name) {
+                Some(kept) => kept.1.validity(token),
+                None => validity_of(token),
+            });
             let mut urgency = credential.map_or(Urgency::New, |credential| {
                 let target = self.seen(credential.target_secret());
                 credential.urgency(token, target, self.now)

@@ -3,7 +3,7 @@
 use super::scene::*;
 use crate::{
     api::{Reason, condition},
-    decide::{Outcome, Seen},
+    decide::{Failure, Outcome, Seen},
 };
 
 fn suspended(scene: Scene) -> Scene {
@@ -79,6 +79,29 @@ fn ready_does_not_flap_while_a_request_at_the_expiry_is_young() {
     next.asks();
     next = next.asked(1802);
     assert_eq!(next.settles().status, None);
+}
+
+#[test]
+fn what_a_clock_ahead_has_told_makes_no_attempt_younger_and_no_wait_longer() {
+    let mut scene = Scene::synced();
+    let status = scene.credential.status.clone();
+    // The token is over at 1200 by the clock as it is now.
+    scene.memory.clock_set_back(seconds(600), &status);
+    let asked = scene.at(1190).reads_client().asked(1190);
+    assert_eq!(asked.end().wake, Some(at(1200)), "it presses more then");
+    let young = asked.clone().at(1200).end();
+    assert_eq!(young.wake, Some(at(1205)));
+    let late = asked.clone().at(1205).ended();
+    assert_eq!(late.ready(), is("False", Reason::TokenExpired));
+    let mut unread = asked;
+    for _ in 0..9 {
+        let away = Failure::new(Reason::InternalError, "The API server is away.");
+        unread.client = Some(Err(away));
+        unread.asked_at = None;
+        let wake = unread.end().wake;
+        unread = unread.ended();
+        assert!(wake <= Some(at(1192)), "{wake:?}");
+    }
 }
 
 #[test]
