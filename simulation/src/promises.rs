@@ -462,8 +462,14 @@ impl Promises {
     /// backed off, and there is "one probe at a time for each origin that is down".
     pub fn sent(&mut self, client: Client, now: Micros, nearest: Micros) -> Result<(), Broken> {
         let instance = client.0;
-        // What befalls it before its first answer counts, too.
-        self.ledgers.entry(client).or_default();
+        // What befell it before its first answer counts, too, and what befell it with another secret.
+        let before = self.ledgers.range(..client).next_back();
+        let before = before.filter(|(of, _)| (of.0, of.1) == (client.0, client.1));
+        let credit = before.map(|(_, ledger)| ledger.credit.clone());
+        self.ledgers.entry(client).or_insert_with(|| Ledger {
+            credit: credit.unwrap_or_default(),
+            ..Ledger::default()
+        });
         let under_way = self.under_way.entry(instance).or_default();
         *under_way += 1;
         let several = *under_way > 1;
