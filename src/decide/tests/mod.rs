@@ -6,6 +6,7 @@ mod failures;
 mod hostile;
 mod months;
 mod objects;
+mod on_record;
 mod operating;
 mod policies;
 mod properties;
