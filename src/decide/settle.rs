@@ -416,12 +416,15 @@ fn is_quiet(old: &FailureStatus, new: &FailureStatus, now: Timestamp) -> bool {
         .is_some_and(|at| at.0.duration_since(now) > SignedDuration::from_mins(1));
     let doubled = new.count >= old.count.saturating_mul(2);
     let restarted = new.count < old.count;
+    // A clock that was set back since has told when it was to be tried again.
+    let ahead = old.last_time > new.last_time;
     // A shared failure says the same in other words at each probe; a local one names what to do.
     let reworded = old.message != new.message && !is_shared(&new.reason);
     old.reason == new.reason
         && !reworded
         && old.retry_time.is_some() == new.retry_time.is_some()
         && !restarted
+        && !ahead
         && (!doubled || new.count == old.count)
         && !(long && old.retry_time != new.retry_time)
 }

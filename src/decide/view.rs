@@ -50,7 +50,7 @@ impl<'a> View<'a> {
             spec,
             basis: spec.basis(),
             forced: is_forced(o),
-            token: status.token.as_ref().map(Cow::Borrowed),
+            token: status.token.as_ref().map(|token| as_kept(o, token)),
             target: status.target.as_ref().map(Cow::Borrowed),
             adopted: false,
             lost: judged(o, spec.basis()).is_some_and(|judged| judged.lost),
@@ -341,6 +341,17 @@ impl<'a> View<'a> {
             .filter(|at| **at > since)
             .count()
     }
+}
+
+/// The token on record, kept until it expires where that is known and not on record yet.
+fn as_kept<'a>(o: &Observed<'_>, token: &'a TokenStatus) -> Cow<'a, TokenStatus> {
+    if o.memory.kept != Some(token.issued_at.0) || is_kept(token) {
+        return Cow::Borrowed(token);
+    }
+    Cow::Owned(TokenStatus {
+        renewal_time: token.expires_at.clone(),
+        ..token.clone()
+    })
 }
 
 fn judged<'a>(o: &Observed<'a>, basis: Basis) -> Option<&'a Judged> {

@@ -91,6 +91,20 @@ fn a_wait_on_record_that_a_clock_was_set_back_amid_is_not_prolonged_by_it() {
 }
 
 #[test]
+fn a_wait_that_a_clock_ahead_has_put_on_record_is_corrected_at_the_next_failure() {
+    let limited = |when, retry| shared(Reason::RateLimited, 9, when, retry);
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let mut scene = scene.answered(Err(limited(1200, 1250))).ended();
+    let status = scene.credential.status.clone();
+    scene.memory.clock_set_back(seconds(600), &status);
+    let scene = scene.at(650).reads_client().asked(650);
+    let scene = scene.answered(Err(limited(650, 700))).ended();
+    let failure = scene.status().failure.clone().unwrap();
+    let retry = failure.retry_time.unwrap();
+    assert_eq!((failure.last_time.0, retry.0), (at(650), at(700)));
+}
+
+#[test]
 fn after_a_restart_only_what_is_asked_with_ends_the_wait_for_a_refused_client() {
     let waits = refused(7, 1200, 3120).ended().restarted().at(1300).ended();
     let margin = |scene: &Scene| {

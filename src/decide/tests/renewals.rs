@@ -335,6 +335,29 @@ fn a_token_kept_until_expiry_is_asked_for_at_expiry_only_and_prepared_for_just_b
 }
 
 #[test]
+fn that_a_token_is_kept_is_told_again_where_the_status_that_told_so_was_not_written() {
+    let mut same = held("first", 0, 1800);
+    same.sent_at = at(500);
+    same.kept = true;
+    let scene = Scene::synced().at(500).renew_requested("now");
+    let mut told = scene.reads_client().asked(500).answered(Ok(same));
+    let mut settle = told.settles();
+    let status = settle.status.take();
+    settle.status_unwritten(told.now);
+    told.memory = settle.memory;
+    told.credential.renew_request = None;
+    told.client = None;
+    let end = told.at(502).end();
+    let token = |status: &ServiceNowCredentialStatus| status.token.clone();
+    assert_eq!(
+        end.status.as_ref().map(token),
+        status.as_deref().map(token),
+        "it is told again"
+    );
+    assert_eq!(end.wake, Some(at(1798)));
+}
+
+#[test]
 fn a_token_that_did_not_move_is_asked_for_when_it_is_due_and_after_that_at_its_expiry_only() {
     // The answer came too soon after the last one to tell whether the token is kept.
     let unmoved = |asked| {
