@@ -39,7 +39,12 @@ impl Run {
             }
             Befalls::ApiAway(lasts) => {
                 self.api_away += 1;
-                self.disturbed(lasts, |run| run.api_away -= 1);
+                self.disturbed(lasts, |run| {
+                    run.api_away -= 1;
+                    if run.api_away == 0 && run.no_kill_before == Micros::MAX {
+                        run.no_kill_before = run.now + 2 * MINUTE;
+                    }
+                });
             }
             Befalls::ApiFlaky(lasts) => {
                 self.api_flaky += 1;
@@ -152,7 +157,12 @@ impl Run {
         self.promises
             .everything
             .extend(self.now + NOTICED + CAUGHT_UP);
-        self.no_kill_before = self.now + 2 * MINUTE;
+        self.no_kill_before = if self.api_away > 0 {
+            // Until it is there again nothing can be recorded by the new clock.
+            Micros::MAX
+        } else {
+            self.now + 2 * MINUTE
+        };
         // The loop goes round every five seconds at least.
         let wait = self.rng.random_range(0..5 * SECOND);
         self.after(wait, Event::ClockSet(by));

@@ -209,7 +209,7 @@ impl Run {
             let token = credential.status.token.as_ref();
             let lifetime = token.map(|token| token.expires_at.0.duration_since(token.issued_at.0));
             // One that lives for seconds may fall due again.
-            let is_short = lifetime.is_some_and(|lifetime| lifetime < span(2 * MINUTE));
+            let is_short = lifetime.is_some_and(|lifetime| lifetime <= span(2 * MINUTE));
             let times = if is_short { 4 } else { 1 };
             all.writes += times;
             all.requests += times

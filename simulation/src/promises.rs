@@ -221,7 +221,7 @@ impl Promises {
         self.everything.extend(until);
         self.blind_until = 0;
         for ledger in self.ledgers.values_mut() {
-            ledger.credit = vec![now; MOST_CREDIT];
+            (0..MOST_CREDIT).for_each(|_| ledger.give(now));
         }
     }
 

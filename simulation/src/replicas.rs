@@ -98,8 +98,8 @@ impl Run {
             .collect()
     }
 
-    /// What a client was given last is in all Secrets and statuses that it is for, and nothing is on
-    /// its way.
+    /// What a client was given last is in all Secrets and statuses that it is for, each as people want
+    /// it, and nothing is on its way.
     fn is_written(&self, client: (usize, usize)) -> bool {
         let (instance, number) = client;
         let current = self.instances[instance].current(number);
@@ -122,7 +122,10 @@ impl Run {
                 match (held, current, told) {
                     (Some(held), Some(current), Some(told)) => {
                         let expiry = self.instances[instance].expiry(held);
-                        let synced = is_true(credential, condition::SYNCED);
+                        let status = &credential.status;
+                        let known = status.observed_generation == Some(credential.generation)
+                            && status.handled_renew_request == credential.renew_request;
+                        let synced = known && is_true(credential, condition::SYNCED);
                         held == current && synced && !due && (told - expiry).abs() < 3 * SECOND
                     }
                     _ => false,
