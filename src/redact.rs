@@ -1,21 +1,52 @@
 //! Takes secrets out of text that somebody else wrote.
 
-/// Blanks every occurrence of a secret, whatever the case of its letters (percent-encoding has
-/// two).
+/// Blanks every occurrence of a secret, whatever the case of its letters, and however much of it is
+/// URL-encoded.
 pub(crate) fn blank(text: &str, secret: &str) -> String {
     if secret.is_empty() {
         return text.to_owned();
     }
-    let (lower, needle) = (text.to_ascii_lowercase(), secret.to_ascii_lowercase());
     let mut shown = String::with_capacity(text.len());
-    let mut from = 0;
-    while let Some(at) = lower[from..].find(&needle) {
-        shown.push_str(&text[from..from + at]);
-        shown.push_str("***");
-        from += at + needle.len();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        if let Some(after) = after(rest, secret) {
+            shown.push_str("***");
+            rest = after;
+        } else {
+            shown.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
     }
-    shown.push_str(&text[from..]);
     shown
+}
+
+/// What comes after the secret where the text begins with it. Which bytes are percent-encoded is a
+/// matter of taste (RFC 3986, section 2.1), and in a form a space is a plus.
+fn after<'a>(text: &'a str, secret: &str) -> Option<&'a str> {
+    if let Some((start, rest)) = text.split_at_checked(secret.len())
+        && start.eq_ignore_ascii_case(secret)
+    {
+        return Some(rest);
+    }
+    let mut rest = text.as_bytes();
+    for byte in secret.bytes() {
+        rest = match rest {
+            [b'%', high, low, rest @ ..]
+                if encoded(*high, *low).is_some_and(|it| it.eq_ignore_ascii_case(&byte)) =>
+            {
+                rest
+            }
+            [b'+', rest @ ..] if byte == b' ' => rest,
+            [first, rest @ ..] if first.eq_ignore_ascii_case(&byte) => rest,
+            _ => return None,
+        };
+    }
+    text.get(text.len() - rest.len()..)
+}
+
+fn encoded(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
 /// Text fit for one line of a message: nothing that breaks the line, hides in it or turns it round,
@@ -47,6 +78,20 @@ fn is_shown(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_blanked_however_much_of_it_is_url_encoded() {
+        for text in [
+            "p@ss/W rd=%25é",
+            "P%40SS%2Fw%20RD%3d%2525%C3%A9",
+            "p@ss/W+rd=%2525%c3%A9",
+            "p@ss/W%20rd=%2525é",
+        ] {
+            let said = format!("é{text}%4 {text}{text}");
+            assert_eq!(blank(&said, "p@ss/W rd=%25é"), "é***%4 ******", "{text}");
+        }
+        assert_eq!(blank("secre", "secret"), "secre");
+    }
 
     #[test]
     fn nothing_in_a_line_hides_breaks_it_or_turns_it_round() {

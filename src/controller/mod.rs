@@ -35,7 +35,7 @@ use crate::{
     api::Reason,
     decide::{Failure, Name, observed::Policy, probes::Probe},
     kubernetes::Cluster,
-    servicenow::{Endpoint, Prepared, SharingKey, judge_probe},
+    servicenow::{Endpoint, Prepared, SharingKey, judge, judge_probe},
     telemetry::{Health, Metrics},
 };
 
@@ -257,7 +257,7 @@ impl Controller {
             )
         });
         for key in near {
-            let request = self.endpoint.prepare(key.clone(), self.clock.clone());
+            let request = self.endpoint.prepare(key.clone());
             self.with_prepared(|prepared| prepared.insert(key, request));
         }
         let probes = probes.into_iter();
@@ -300,15 +300,18 @@ impl Controller {
     async fn exchange(&self, key: &Arc<SharingKey>) {
         let begun = Instant::now();
         let prepared = self.with_prepared(|prepared| prepared.remove(key));
+        let held = self.with_core(|core| core.broker.held(key));
         let request = async {
             let answer = match prepared {
                 Some(prepared) => prepared.send().await,
                 None => None,
             };
-            match answer {
-                Some(answer) => answer,
-                None => self.endpoint.request(key, &*self.clock).await,
-            }
+            let answer = match answer {
+                Some(answer) => answer?,
+                None => self.endpoint.answer(key).await?,
+            };
+            let before = held.as_ref().map(|held| &held.token);
+            judge(&answer, key, before, self.clock.now())
         };
         let may_begin = self.cluster.may_begin();
         let sent = may_begin.is_ok();

@@ -1,11 +1,12 @@
 //! What an answer of the token endpoint means, and what a person should do about it.
 
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use zeroize::Zeroizing;
 
 use super::{
     key::SharingKey,
     refusal::refused,
-    token::{TokenAnswer, parse_answer},
+    token::{AccessToken, TokenAnswer, parse_answer},
 };
 use crate::{
     api::Reason,
@@ -33,8 +34,13 @@ pub(super) const BODY_LIMIT: usize = 64 * 1024;
 const SCOPE_LIMIT: usize = 1024;
 
 /// Judges an answer. Nothing of a body is repeated but the OAuth error fields, with every
-/// credential in hand blanked.
-pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<TokenAnswer, Failure> {
+/// credential in hand blanked, and the token that came before it, if any.
+pub fn judge(
+    answer: &RawAnswer,
+    key: &SharingKey,
+    before: Option<&AccessToken>,
+    now: Timestamp,
+) -> Result<TokenAnswer, Failure> {
     let origin = key.origin();
     let Some(body) = &answer.body else {
         return Err(Failure::new(
@@ -50,7 +56,7 @@ pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<Tok
     match answer.status {
         200 if is_html(answer, body) => Err(html(origin, body)),
         200 => parse_answer(body)
-            .map(|answer| shown(answer, key))
+            .map(|answer| shown(answer, key, before))
             .map_err(|what| {
                 Failure::new(
                     Reason::InvalidResponse,
@@ -94,9 +100,9 @@ pub fn judge(answer: &RawAnswer, key: &SharingKey, now: Timestamp) -> Result<Tok
                 answer.status
             ),
         )),
-        400 | 401 => Err(refused(answer, key).as_one_off(answer.status == 401)),
+        400 | 401 => Err(refused(answer, key, before).as_one_off(answer.status == 401)),
         _ if is_html(answer, body) => Err(html(origin, body)),
-        403 => Err(refused(answer, key)),
+        403 => Err(refused(answer, key, before)),
         408 | 425 => Err(Failure::new(
             Reason::InstanceUnavailable,
             format!(
@@ -132,9 +138,9 @@ pub fn new_lifetime(answer: &TokenAnswer, origin: &str) -> Result<SignedDuration
 }
 
 /// The scope is shown in the status: like every text of an instance, it may hold no credential.
-fn shown(mut answer: TokenAnswer, key: &SharingKey) -> TokenAnswer {
+fn shown(mut answer: TokenAnswer, key: &SharingKey, before: Option<&AccessToken>) -> TokenAnswer {
     let scope = blank(&answer.scope, answer.token.expose());
-    answer.scope = quotable(&scope, key, SCOPE_LIMIT);
+    answer.scope = quotable(&scope, &key.credentials(before), SCOPE_LIMIT);
     answer
 }
 
@@ -166,11 +172,12 @@ fn html(origin: &str, body: &[u8]) -> Failure {
 }
 
 /// A field of an answer, fit to be shown: no credential, no control character, not too long.
-pub(super) fn quotable(field: &str, key: &SharingKey, limit: usize) -> String {
-    let mut text = field.to_owned();
-    for spelling in key.spellings() {
-        text = blank(&text, &spelling);
-    }
+pub(super) fn quotable(field: &str, credentials: &[Zeroizing<String>], limit: usize) -> String {
+    let text = credentials
+        .iter()
+        .fold(field.to_owned(), |text, credential| {
+            blank(&text, credential)
+        });
     one_line(&text, limit)
 }
 
@@ -188,8 +195,6 @@ fn parse_retry_after(text: &str, now: Timestamp) -> Option<SignedDuration> {
 
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
-
     use super::*;
     use crate::api::{ClientAuthentication, Instance};
 
@@ -203,6 +208,11 @@ mod tests {
         )
     }
 
+    /// The token that this client was given before.
+    fn before() -> Option<AccessToken> {
+        AccessToken::parse("still-good_1/x=").ok()
+    }
+
     fn judged(status: u16, content_type: &str, body: &str) -> Result<TokenAnswer, Failure> {
         let answer = RawAnswer {
             status,
@@ -210,7 +220,7 @@ mod tests {
             retry_after: None,
             body: Some(body.as_bytes().to_vec()),
         };
-        judge(&answer, &key(), Timestamp::UNIX_EPOCH)
+        judge(&answer, &key(), before().as_ref(), Timestamp::UNIX_EPOCH)
     }
 
     #[test]
@@ -285,7 +295,7 @@ mod tests {
 
     #[test]
     fn an_echoed_credential_is_blanked_in_every_spelling() {
-        for spelling in key().spellings() {
+        for spelling in key().credentials(before().as_ref()) {
             let body = serde_json::json!({"error": "x", "error_description": format!("got {}!", *spelling)});
             let failure = judged(401, "application/json", &body.to_string()).unwrap_err();
             assert!(
@@ -299,6 +309,14 @@ mod tests {
                 failure.message()
             );
         }
+    }
+
+    #[test]
+    fn a_scope_tells_of_no_token() {
+        let body =
+            r#"{"access_token":"new","token_type":"Bearer","scope":"a new b still-good_1%2Fx= c"}"#;
+        let answer = judged(200, "application/json", body).unwrap();
+        assert_eq!(answer.scope, "a *** b *** c");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    exchange::{Ask, Exchange, Known, Limits, SharedFailure},
+    exchange::{Ask, Exchange, Held, Known, Limits, SharedFailure},
     key::SharingKey,
     key_state::{Judged, KeyState, ONE_OFF_REFUSAL, share},
     line::{Line, Queued},
@@ -83,6 +83,11 @@ impl Broker {
             under_way: state.under_way.is_some(),
             not_before,
         }
+    }
+
+    /// The token in memory for a key, if any.
+    pub fn held(&self, key: &SharingKey) -> Option<Arc<Held>> {
+        self.keys.get(key)?.held.clone()
     }
 
     /// The failure that holds a whole origin, if any: known before any Secret is read.

@@ -15,13 +15,13 @@ use reqwest::{
 use zeroize::Zeroizing;
 
 use super::{
-    answer::{BODY_LIMIT, RawAnswer, judge},
+    answer::{BODY_LIMIT, RawAnswer},
     key::SharingKey,
     prepared::{HeldBack, Prepared, hold_back},
     tls::Tls,
-    token::{AccessToken, TokenAnswer},
+    token::AccessToken,
 };
-use crate::{Clock, api::Reason, decide::Failure};
+use crate::{api::Reason, decide::Failure};
 
 /// Sends requests to instances. It follows no redirect and keeps no cookie; a proxy is taken from
 /// `HTTPS_PROXY` and `NO_PROXY`.
@@ -125,16 +125,7 @@ impl Endpoint {
         Ok(clients)
     }
 
-    /// Asks the key's instance for a token: `POST /oauth_token.do`, form-encoded.
-    pub async fn request(
-        &self,
-        key: &SharingKey,
-        clock: &dyn Clock,
-    ) -> Result<TokenAnswer, Failure> {
-        judge(&self.answer(key).await?, key, clock.now())
-    }
-
-    /// The answer of the key's instance to the request for a token, as it came.
+    /// Asks the key's instance for a token: `POST /oauth_token.do`, form-encoded. The answer as it came.
     pub async fn answer(&self, key: &SharingKey) -> Result<RawAnswer, Failure> {
         let clients = self.clients(key.origin(), key.tls())?;
         self.ask(&clients.ordinary, key).await
@@ -142,15 +133,11 @@ impl Endpoint {
 
     /// Opens the connection for a request that is to go soon; not a byte of it is sent before
     /// [`Prepared::send`].
-    pub fn prepare(&self, key: Arc<SharingKey>, clock: Arc<dyn Clock>) -> Prepared {
+    pub fn prepare(&self, key: Arc<SharingKey>) -> Prepared {
         let endpoint = self.clone();
         hold_back(async move {
             let clients = endpoint.clients(key.origin(), key.tls())?;
-            judge(
-                &endpoint.ask(&clients.ahead, &key).await?,
-                &key,
-                clock.now(),
-            )
+            endpoint.ask(&clients.ahead, &key).await
         })
     }
 

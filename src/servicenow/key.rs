@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
-use super::tls::Tls;
+use super::{tls::Tls, token::AccessToken};
 use crate::api::{ClientAuthentication, Instance};
 
 /// Tokens and refusals are shared by this key and by nothing less: origin, client authentication,
@@ -144,22 +144,20 @@ impl SharingKey {
         Zeroizing::new(form.finish())
     }
 
-    /// Every spelling of the credentials that could come back in an answer: raw, in base64 with
-    /// and without padding, and URL-encoded; the longest first, so that none hides a part of
+    /// Every credential in hand that could come back in an answer, with the token that came before it:
+    /// raw, and in base64 with and without padding; the longest first, so that none hides a part of
     /// another.
-    pub(crate) fn spellings(&self) -> Vec<Zeroizing<String>> {
+    pub(crate) fn credentials(&self, token: Option<&AccessToken>) -> Vec<Zeroizing<String>> {
         let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
         let mut all = Vec::new();
         // A user's name is a word like others: blanked, it would take the sense out of what is said.
         let password = self.user.as_ref().map(|(_, password)| password);
         let client = [&pair, &self.client_secret, &self.client_id];
-        for credential in client.into_iter().chain(password) {
+        let token = token.map(|token| Zeroizing::new(token.expose().to_owned()));
+        for credential in client.into_iter().chain(password).chain(&token) {
             let base64 = STANDARD.encode(credential.as_bytes());
             all.push(Zeroizing::new(base64.trim_end_matches('=').to_owned()));
             all.push(Zeroizing::new(base64));
-            let url: String = form_urlencoded::byte_serialize(credential.as_bytes()).collect();
-            all.push(Zeroizing::new(url.replace('+', "%20")));
-            all.push(Zeroizing::new(url));
             all.push(credential.clone());
         }
         all.retain(|spelling| !spelling.is_empty());

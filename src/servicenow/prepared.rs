@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use tower::{BoxError, Layer, Service, layer::layer_fn};
 
-use super::token::TokenAnswer;
+use super::answer::RawAnswer;
 use crate::decide::Failure;
 
 tokio::task_local! {
@@ -24,13 +24,13 @@ tokio::task_local! {
 pub struct Prepared {
     begun: Instant,
     may_go: watch::Sender<bool>,
-    answer: JoinHandle<Result<TokenAnswer, Failure>>,
+    answer: JoinHandle<Result<RawAnswer, Failure>>,
 }
 
 impl Prepared {
     /// Sends it; `None` where it came to nothing before its moment, so that it has to be sent the
     /// ordinary way.
-    pub async fn send(mut self) -> Option<Result<TokenAnswer, Failure>> {
+    pub async fn send(mut self) -> Option<Result<RawAnswer, Failure>> {
         if self.is_over() {
             return None;
         }
@@ -53,7 +53,7 @@ impl Drop for Prepared {
 
 /// Begins a request in a task of its own, which may not go yet.
 pub(super) fn hold_back(
-    request: impl Future<Output = Result<TokenAnswer, Failure>> + Send + 'static,
+    request: impl Future<Output = Result<RawAnswer, Failure>> + Send + 'static,
 ) -> Prepared {
     let (may_go, wait) = watch::channel(false);
     Prepared {
@@ -112,7 +112,6 @@ mod tests {
     use zeroize::Zeroizing;
 
     use crate::{
-        SystemClock,
         api::{ClientAuthentication, Instance},
         servicenow::{Endpoint, SharingKey},
     };
@@ -137,7 +136,7 @@ mod tests {
     async fn a_prepared_request_has_its_connection_and_sends_nothing_before_its_moment() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let key = key(listener.local_addr().unwrap().port());
-        let prepared = endpoint().prepare(key, Arc::new(SystemClock));
+        let prepared = endpoint().prepare(key);
         let (mut connection, _) = listener.accept().await.unwrap();
         let mut byte = [0];
         // Everything else has its turn, again and again, before this says that nothing has come.
@@ -157,7 +156,7 @@ mod tests {
             connection.write_all(answer.as_bytes()).await.unwrap();
         };
         let (answer, ()) = tokio::join!(prepared.send(), instance);
-        assert_eq!(answer.unwrap().unwrap().expires_in, Some(9));
+        assert_eq!(answer.unwrap().unwrap().status, 200);
     }
 
     #[tokio::test]
@@ -173,7 +172,7 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let key = key(closed.local_addr().unwrap().port());
         drop(closed);
-        let mut prepared = endpoint().prepare(key, Arc::new(SystemClock));
+        let mut prepared = endpoint().prepare(key);
         let refused = (&mut prepared.answer).await.unwrap();
         assert!(refused.is_err());
         assert!(prepared.is_over());

@@ -8,6 +8,7 @@ use super::{
     answer::{RawAnswer, quotable},
     causes::{Cause, WHERE_MORE, likely, named},
     key::SharingKey,
+    token::AccessToken,
 };
 use crate::{api::Reason, decide::Failure};
 
@@ -35,12 +36,13 @@ struct OAuthError {
 }
 
 impl Refusal {
-    /// What a refusal of this key's request says.
-    pub fn of(answer: &RawAnswer, key: &SharingKey) -> Self {
+    /// What a refusal of this key's request says; `before` is the token that it got before, if any.
+    pub fn of(answer: &RawAnswer, key: &SharingKey, before: Option<&AccessToken>) -> Self {
         let body = answer.body.as_deref().unwrap_or_default();
         let error: OAuthError = serde_json::from_slice(body).unwrap_or_default();
-        let code = quotable(&error.error, key, DESCRIPTION_LIMIT);
-        let description = quotable(&error.error_description, key, DESCRIPTION_LIMIT);
+        let credentials = key.credentials(before);
+        let code = quotable(&error.error, &credentials, DESCRIPTION_LIMIT);
+        let description = quotable(&error.error_description, &credentials, DESCRIPTION_LIMIT);
         let parts = [code, description];
         let said: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         Self {
@@ -61,9 +63,13 @@ impl fmt::Display for Refusal {
     }
 }
 
-pub(super) fn refused(answer: &RawAnswer, key: &SharingKey) -> Failure {
+pub(super) fn refused(
+    answer: &RawAnswer,
+    key: &SharingKey,
+    before: Option<&AccessToken>,
+) -> Failure {
     let origin = key.origin();
-    let refusal = Refusal::of(answer, key);
+    let refusal = Refusal::of(answer, key, before);
     let password = key.user_name().is_some();
     if refusal.named == Some(Cause::Plugin) {
         let grant = if password {
