@@ -83,12 +83,11 @@ impl<'a> End<'a> {
         self.v.o.now
     }
 
-    /// A target that was read is remembered where our token was edited away, and no longer than it is
-    /// in that state.
+    /// Whether our token was edited away is remembered of a target that was read.
     fn look_for_token(&mut self) {
         if let Some(Some(target)) = self.v.o.target {
             let lost = self.v.has_lost_token(target, &self.status);
-            self.memory.lost_in = lost.then(|| target.version.clone());
+            self.memory.looked_at = Some((target.version.clone(), lost));
         }
     }
 
@@ -106,9 +105,9 @@ impl<'a> End<'a> {
             return true;
         }
         if wanted
-            && let (Seen::Present(seen), Some(lost_in)) =
-                (self.v.o.target_seen, &self.memory.lost_in)
-            && seen == lost_in
+            && let (Seen::Present(seen), Some((version, true))) =
+                (self.v.o.target_seen, &self.memory.looked_at)
+            && seen == version
         {
             return false;
         }

@@ -54,8 +54,9 @@ pub struct Memory {
     pub let_go: u32,
     /// A state of the target that was found to be somebody else's, and what was said of it.
     pub judged_target: Option<Judged>,
-    /// A state of the target in which our token was found to be edited away.
-    pub lost_in: Option<Version>,
+    /// The state of the target that was read last, and whether our token was found to be edited away in
+    /// it.
+    pub looked_at: Option<(Version, bool)>,
 }
 
 impl Memory {

@@ -46,7 +46,7 @@ use references::references_exist;
 pub(crate) use status::validity_of;
 use target::{
     FIGHT_PERIOD, deleted, finalizer_is, old_token_is_put_back, previous_is_removed,
-    target_is_free, target_is_written, with_target_read,
+    target_is_free, target_is_looked_at, target_is_written, with_target_read,
 };
 use view::View;
 
@@ -146,6 +146,7 @@ fn chain(o: &Observed<'_>) -> Result<Step, Step> {
         }
     };
     let v = View::new(o, spec);
+    target_is_looked_at(&v)?;
     if spec.suspended() {
         return Err(settle::suspended(&v).into());
     }

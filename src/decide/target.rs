@@ -22,6 +22,21 @@ pub(super) const FIGHT_PERIOD: SignedDuration = SignedDuration::from_secs(60);
 /// A resource whose keys cannot be taken out of a Secret is let go after so many tries.
 const LETTING_GO_TRIES: u32 = 6;
 
+/// What somebody touched since it was written has been looked at, whatever else keeps the resource
+/// from doing anything about it: whether it still holds the token is to be said.
+pub(super) fn target_is_looked_at(v: &View<'_>) -> Result<(), Step> {
+    let (Seen::Present(seen), None, None) = (v.o.target_seen, v.o.target, v.o.unreadable) else {
+        return Ok(());
+    };
+    let looked_at = v.o.memory.looked_at.as_ref();
+    let known = looked_at.is_some_and(|(version, _)| version == seen);
+    let ours = v.recorded_target().is_some_and(|last| last.uid == seen.uid);
+    if ours && !known && !v.target_is_as_recorded() && !v.has_written() {
+        return Err(Step::ReadTarget);
+    }
+    Ok(())
+}
+
 /// No other resource has the same target and comes first.
 pub(super) fn target_is_free(v: &View<'_>) -> Result<(), Step> {
     let Some(rival) = &v.o.rival else {

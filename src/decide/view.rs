@@ -216,13 +216,17 @@ impl<'a> View<'a> {
         let (Some(token), Some(recorded)) = (&status.token, &status.target) else {
             return false;
         };
-        let held = template::recover_token(self.spec.target_data(), &target.data);
-        // What was written by another spec is another thing.
+        let data = self.spec.target_data();
+        let held = template::recover_token(data, &target.data);
+        let incomplete = data.keys().any(|key| !target.data.contains_key(key));
+        let edited =
+            || !target.last_written_by_us && held.map(|held| held.sha256()) != token.sha256;
+        // What was written by another spec is another thing. And whoever takes a key out leaves no
+        // trace in `managedFields`.
         recorded.uid == target.version.uid
-            && !target.last_written_by_us
             && !self.basis_has_changed()
             && target.digest(self.spec) != recorded.sha256
-            && held.map(|held| held.sha256()) != token.sha256
+            && (incomplete || edited())
     }
 
     /// A renewal time for a token of this validity.
