@@ -41,6 +41,9 @@ pub struct Candidate {
 /// A leader that ends gives this long for giving the Lease back: it ends within ten seconds in all.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(1);
 
+/// A Lease that was touched meanwhile is written again after so long.
+const TOUCHED: Duration = Duration::from_millis(50);
+
 /// What `/readyz` is told about.
 const TOPIC: &str = "leader election";
 
@@ -173,7 +176,7 @@ impl Candidate {
                     match self.renew(election, kept).await {
                         Ok(Renewal::Done(begun)) => return Ok(begun),
                         Ok(Renewal::Taken(by)) => return Err(format!("{by:?} holds it now")),
-                        Ok(Renewal::Again) => {}
+                        Ok(Renewal::Again) => sleep(TOUCHED).await,
                         Err(failure) => {
                             tracing::warn!(why = failure.message(), "the Lease was not renewed");
                             why = failure.message().to_owned();
@@ -228,10 +231,11 @@ impl Candidate {
                 else {
                     return Ok(());
                 };
-                // A renewal that was under way may have come between.
                 if let LeaseWrite::Done(_) = self.lease.write(read, given_back(spec, wall)).await? {
                     return Ok::<_, Failure>(());
                 }
+                // A renewal that was under way may have come between.
+                sleep(TOUCHED).await;
             }
         };
         match tokio::time::timeout(GIVEN_BACK_WITHIN, given).await {
@@ -256,4 +260,71 @@ enum Renewal {
 /// A name for one process, unlike any other: the host's (in a cluster the pod's) and a random part.
 pub fn identity(host: &str) -> String {
     format!("{host}_{:016x}", rand::random::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use kube::{Client, client::Body};
+    use serde_json::json;
+
+    use super::*;
+    use crate::SystemClock;
+
+    /// A Kubernetes API by which somebody has always written the Lease meanwhile, and how often a
+    /// write of it was tried.
+    fn touched(identity: &str) -> (Client, Arc<AtomicUsize>) {
+        let tried = Arc::new(AtomicUsize::default());
+        let (count, holder) = (tried.clone(), identity.to_owned());
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let read = request.method() == http::Method::GET;
+            let (code, answer) = if read {
+                (
+                    200,
+                    json!({
+                        "metadata": {"name": "the-lease", "resourceVersion": "7"},
+                        "spec": {"holderIdentity": holder},
+                    }),
+                )
+            } else {
+                count.fetch_add(1, Ordering::Relaxed);
+                (
+                    409,
+                    json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict"}),
+                )
+            };
+            let answer = http::Response::builder()
+                .status(code)
+                .body(Body::from(answer.to_string().into_bytes()));
+            async move { Ok::<_, Infallible>(answer.expect("it is well formed")) }
+        });
+        (Client::new(service, "default"), tried)
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_somebody_always_touches_is_not_written_in_a_hot_loop() {
+        let (client, tried) = touched("a");
+        let candidate = Candidate {
+            lease: LeaseObject::new(client, "default", "the-lease"),
+            identity: "a".to_owned(),
+            fence: Fence::closed(),
+            clock: Arc::new(SystemClock),
+            metrics: Arc::new(Metrics::new()),
+            health: Arc::default(),
+        };
+        let mut election = Election::new("a".to_owned());
+        let mut kept = candidate.lease.read().await.unwrap();
+        // Half a second is left.
+        let Some(renewed) = Instant::now().checked_sub(RENEW_DEADLINE - TOUCHED * 10) else {
+            return;
+        };
+        let why = candidate.keep(&mut election, &mut kept, renewed).await;
+        assert_eq!(why, "its renewal did not end in time");
+        let tried = tried.load(Ordering::Relaxed);
+        assert!((1..=10).contains(&tried), "{tried}");
+    }
 }

@@ -10,16 +10,18 @@ use std::{
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::{
     Api, Client, Error,
-    api::PostParams,
+    api::{ApiResource, DynamicObject, PostParams},
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
     },
 };
+
+use serde::Deserialize as _;
 
 use super::{
     error::{Call, code, failure, timed_out},
@@ -69,6 +71,8 @@ impl Fence {
 #[derive(Clone)]
 pub struct LeaseObject {
     api: Api<Lease>,
+    /// As it stands there, whatever somebody wrote into it.
+    raw: Api<DynamicObject>,
     namespace: String,
     name: String,
 }
@@ -85,7 +89,9 @@ pub enum LeaseWrite {
 impl LeaseObject {
     /// The Lease of this name.
     pub fn new(client: Client, namespace: &str, name: &str) -> Self {
+        let resource = ApiResource::erase::<Lease>(&());
         Self {
+            raw: Api::namespaced_with(client.clone(), namespace, &resource),
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -107,10 +113,10 @@ impl LeaseObject {
     /// The API server did not answer, or refused.
     pub async fn read(&self) -> Result<Option<Lease>, Failure> {
         let call = self.call("get");
-        match bounded(self.api.get_opt(&self.name)).await {
+        match bounded(self.raw.get_opt(&self.name)).await {
             None => Err(timed_out(call)),
             Some(Err(error)) => Err(failure(&error, call)),
-            Some(Ok(lease)) => Ok(lease),
+            Some(Ok(object)) => Ok(object.map(lease_of)),
         }
     }
 
@@ -157,17 +163,34 @@ impl LeaseObject {
     /// as well.
     pub fn changes(&self) -> impl Stream<Item = Lease> + Send + use<> {
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
-        watcher(self.api.clone(), config)
+        watcher(self.raw.clone(), config)
             .backoff(Patience::default())
             .filter_map(|event| async move {
                 match event {
                     Ok(Event::Apply(lease) | Event::InitApply(lease) | Event::Delete(lease)) => {
-                        Some(lease)
+                        Some(lease_of(lease))
                     }
                     _ => None,
                 }
             })
             .boxed()
+    }
+}
+
+/// The Lease as far as it can be told: the API server takes times that our type has no room for, and
+/// who leads is found out without them. Without a spec it is free.
+fn lease_of(mut object: DynamicObject) -> Lease {
+    let mut spec = object.data["spec"].take();
+    for time in ["acquireTime", "renewTime"] {
+        if MicroTime::deserialize(&spec[time]).is_err()
+            && let Some(fields) = spec.as_object_mut()
+        {
+            fields.remove(time);
+        }
+    }
+    Lease {
+        metadata: object.metadata,
+        spec: serde_json::from_value(spec).ok(),
     }
 }
 

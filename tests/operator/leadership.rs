@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::{
     Api, ResourceExt as _,
-    api::{ListParams, WatchEvent, WatchParams},
+    api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams},
 };
 use serde_json::json;
 use testkit::{
@@ -173,6 +173,32 @@ async fn a_standby_is_ready_and_writes_nothing() {
     assert!(leads(&leader) && !leads(&standby));
     assert_eq!(writes(&standby), "snowcred_secret_writes_total 0");
     assert!(!standby.metrics().contains("snowcred_token_requests_total{"));
+}
+
+#[tokio::test]
+async fn a_lease_in_which_somebody_wrote_impossible_times_is_renewed_and_taken() {
+    let (scene, mut leader) = led(1800).await;
+    let touch = async |times: serde_json::Value| {
+        let (params, patch) = (
+            PatchParams::default(),
+            Patch::Merge(json!({ "spec": times })),
+        );
+        let leases = leases(&scene);
+        let touched = leases.patch_metadata(LEASE, &params, &patch);
+        touched.await.unwrap().resource_version().unwrap()
+    };
+    let longest = "9999-12-31T23:59:59.999999Z";
+    let version = touch(json!({"acquireTime": longest})).await;
+    eventually("the leader renews it", async || {
+        let lease = leases(&scene).get(LEASE).await.ok()?;
+        (lease.resource_version()? != version).then_some(())
+    })
+    .await;
+    assert!(leads(&leader));
+    let standby = Operator::start(&replica(&scene)).await;
+    leader.kill();
+    touch(json!({"acquireTime": longest, "renewTime": longest})).await;
+    until_it_leads(&standby).await;
 }
 
 #[tokio::test]
