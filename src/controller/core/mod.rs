@@ -18,6 +18,7 @@ use crate::{
     api::FailureStatus,
     decide::{
         Class, Credential, Failure, Memory, Name, Seen,
+        backoff::LONGEST_WAIT,
         observed::{Basis, ClientRead, Policy},
         probes::{Probe, Probes},
         validity_of,
@@ -132,8 +133,9 @@ impl Core {
         self.queue.take()
     }
 
-    /// A rate limit outlives a restart: it holds those too whose status does not know of it. Where one
-    /// is over, or the origin was down, it may still be so: one asks at a time until there is an answer.
+    /// A rate limit or an outage outlives a restart: it holds those too whose status does not know of
+    /// it. Where its wait is over it may still last: one asks at a time until there is an answer. How
+    /// often an origin was down in a row is remembered for as long as the longest wait.
     fn restore_holds(&mut self, now: Timestamp) {
         for credential in &self.store.all() {
             let Some(origin) = origin_of(credential) else {
@@ -145,8 +147,11 @@ impl Core {
             };
             // Waiting is not told each time, so what is told may be old.
             self.broker.suspect(origin);
-            let waits = credential.recorded_failure(now, now).is_some();
-            if waits && told.failure.class() == Class::Held {
+            let since = match told.failure.class() {
+                Class::Held => now,
+                _ => now - LONGEST_WAIT,
+            };
+            if credential.recorded_failure(since, now).is_some() {
                 self.broker.restore_hold(origin, told);
             }
         }

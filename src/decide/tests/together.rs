@@ -285,6 +285,31 @@ fn after_a_restart_an_origin_that_is_down_is_probed_by_one() {
 }
 
 #[test]
+fn how_often_an_origin_was_down_outlives_a_restart_whoever_asks_next() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut world = World::with(&names);
+    for name in names {
+        world.change(name, |spec| spec.scopes = vec![name.to_owned()]);
+    }
+    always(&mut world, |_| {
+        Err(Failure::new(Reason::InstanceUnavailable, "down"))
+    });
+    world.run_until(10);
+    let told = names.map(|name| world.status(name).failure.clone().unwrap());
+    let counts = told.each_ref().map(|told| told.count);
+    assert_eq!(counts, [4, 1, 1, 1, 1, 1], "one of them knows better");
+    let retry = told[0].retry_time.as_ref().unwrap().0;
+    assert!(retry > at(12), "{retry}");
+    let before = world.requests.len();
+    world.restart();
+    world.run_until(12);
+    assert_eq!(world.requests.len(), before);
+    let origin = "https://dev12345.service-now.com";
+    let down = world.core.broker.hold(origin).map(|hold| hold.count);
+    assert_eq!(down, Some(4));
+}
+
+#[test]
 fn a_rate_limit_outlives_a_restart_for_those_who_did_not_know_of_it() {
     let mut world = World::with(&["a"]);
     let limited =
