@@ -54,8 +54,7 @@ pub mod message {
     pub const RENEWAL: &str =
         "must have at most one field: write renewBefore or renewBeforePercentage, not both";
     /// `spec.renewal.renewBefore`: not a positive duration.
-    pub const DURATION: &str =
-        "must be a duration of more than zero: write, for example, 90s, 10m or 1h30m";
+    pub const DURATION: &str = "must be a duration of more than zero and less than 100000h: write, for example, 90s, 10m or 1h30m";
     /// `spec.renewal.renewBeforePercentage`: out of range.
     pub const PERCENTAGE: &str = "must be from 10 to 80, the percentage of the lifetime that is left: write, for example, 25 to renew when a quarter is left";
     /// `spec.verify.path`: elsewhere.

@@ -178,7 +178,8 @@ fn metadata(path: &str, entries: &BTreeMap<String, String>) -> Check {
     check(unreserved, path, message::RESERVED_PREFIX)
 }
 
-fn is_dns_subdomain(text: &str) -> bool {
+/// A DNS name as Kubernetes takes it for most objects.
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
     let lower = text.bytes().all(|b| !b.is_ascii_uppercase());
     // Kubernetes bounds the whole, not each label.
     let label = |label: &str| {

@@ -19,7 +19,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::{CommandError, runtime};
 use crate::{
     Clock, SystemClock,
-    api::{AllowedHosts, duration},
+    api::{AllowedHosts, duration, validate::is_dns_subdomain},
     controller::{Bounds, Candidate, Controller, Parts, Scope, identity},
     decide::observed::Policy,
     kubernetes::{Cluster, Fence, LeaseObject, connect_twice},
@@ -35,7 +35,8 @@ pub(super) struct RunArgs {
         long,
         env = "SNOWCRED_WATCH_NAMESPACES",
         value_name = "A,B",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = namespace
     )]
     watch_namespaces: Vec<String>,
 
@@ -76,11 +77,11 @@ pub(super) struct RunArgs {
 
     /// Name of the Lease for the election. Default: derived from selector and namespaces, so that
     /// shards differ.
-    #[arg(long, env = "SNOWCRED_LEASE_NAME")]
+    #[arg(long, env = "SNOWCRED_LEASE_NAME", value_parser = lease_name)]
     lease_name: Option<String>,
 
     /// Namespace of the Lease. Default: the pod's own; required outside a cluster.
-    #[arg(long, env = "SNOWCRED_LEASE_NAMESPACE")]
+    #[arg(long, env = "SNOWCRED_LEASE_NAMESPACE", value_parser = namespace)]
     lease_namespace: Option<String>,
 
     /// Where /metrics, /livez and /readyz are served. Default: [::]:8080, or 0.0.0.0:8080 where
@@ -103,6 +104,27 @@ pub(super) struct RunArgs {
 
 fn parse_duration(text: &str) -> Result<SignedDuration, String> {
     duration::parse(text).map_err(|error| error.to_string())
+}
+
+/// A namespace, or nothing, as an empty environment variable gives it.
+fn namespace(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let is_label = is_dns_subdomain(name) && !name.contains('.') && name.len() <= 63;
+    if name.is_empty() || is_label {
+        return Ok(name.to_owned());
+    }
+    Err(
+        "write a namespace's name, such as team-a: lower-case letters, digits and hyphens"
+            .to_owned(),
+    )
+}
+
+/// The name of a Lease, or nothing, likewise.
+fn lease_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || is_dns_subdomain(text) {
+        return Ok(text.to_owned());
+    }
+    Err("write a name such as snowcred-a: lower-case letters, digits, hyphens and dots".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

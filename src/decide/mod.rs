@@ -212,11 +212,19 @@ fn spec_is_acceptable(v: &View<'_>) -> Result<(), Step> {
         .instance()
         .map_err(|error| local(Reason::InvalidSpec, error.to_string()))?;
     if !v.o.policy.allowed_hosts.allows(instance) {
-        let message = format!(
-            "The operator was not allowed to send credentials to {}: its --allowed-hosts does not \
-             list that host. Correct spec.instance, or ask whoever runs the operator to add the host.",
-            instance.origin()
-        );
+        let origin = instance.origin();
+        let message = if instance.is_plain_http() {
+            format!(
+                "The operator sends no credentials to {origin} over plain http: that is for tests, \
+                 and wants --allow-insecure-http. Write an https origin in spec.instance."
+            )
+        } else {
+            format!(
+                "The operator was not allowed to send credentials to {origin}: its --allowed-hosts \
+                 does not list that host. Correct spec.instance, or ask whoever runs the operator to \
+                 add the host."
+            )
+        };
         return Err(local(Reason::HostNotAllowed, message));
     }
     v.spec

@@ -223,6 +223,12 @@ async fn what_cannot_be_run_is_said_in_one_sentence() {
         (&["run", "--allowed-hosts=*.*"], 2, "--allowed-hosts"),
         (&["run", "--concurrency=0"], 2, "at least 1"),
         (
+            &["run", "--watch-namespaces=team-a,Team_B"],
+            2,
+            "such as team-a",
+        ),
+        (&["run", "--lease-name=A_"], 2, "such as snowcred-a"),
+        (
             &["run", "--min-renew-interval=soon"],
             2,
             "--min-renew-interval",

@@ -237,6 +237,29 @@ async fn somebody_who_deletes_the_secret_again_and_again_is_not_fought() {
 }
 
 #[tokio::test]
+async fn a_secret_that_only_a_person_can_put_right_is_said_with_what_to_do() {
+    let scene = Scene::new(LONG).await;
+    let _operator = scene.operator().await;
+    let mut login = scene.spec();
+    login["target"] = json!({"type": "kubernetes.io/basic-auth"});
+    scene.create("login", login).await;
+    let message = scene.await_failure("login", "InternalError").await;
+    assert!(message.contains("Correct spec.target"), "{message}");
+    scene.create("itsm", scene.spec()).await;
+    scene.await_synced("itsm").await;
+    let mut secret = scene.secret("itsm").await.unwrap();
+    secret.immutable = Some(true);
+    let (secrets, params) = (scene.secrets(), Default::default());
+    secrets.replace("itsm", &params, &secret).await.unwrap();
+    let other = json!({"spec": {"target": {"data": {"token": "Bearer {{ token }}"}}}});
+    scene.change("itsm", other).await;
+    let message = scene.await_failure("itsm", "InternalError").await;
+    assert!(message.contains("delete it"), "{message}");
+    scene.delete_secret("itsm").await;
+    eventually("it is created anew", async || scene.secret("itsm").await).await;
+}
+
+#[tokio::test]
 async fn a_secret_that_is_not_text_is_put_back_too() {
     let scene = Scene::new(LONG).await;
     let _operator = scene.operator().await;

@@ -41,6 +41,9 @@ fn a_host_that_is_not_allowed_gets_nothing() {
     let (reason, message) = refusal(|spec| spec.instance = "https://evil.example".to_owned());
     assert_eq!(reason, Reason::HostNotAllowed);
     assert!(message.contains("https://evil.example"), "{message}");
+    let (reason, message) = refusal(|spec| spec.instance = "http://127.0.0.1:8080".to_owned());
+    assert_eq!(reason, Reason::HostNotAllowed);
+    assert!(message.contains("--allow-insecure-http"), "{message}");
     let mut scene = Scene::new();
     change_spec(&mut scene.credential, |spec| {
         spec.instance = "https://evil.example".to_owned();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Cluster, TRIES, bounded, changing, has_changed};
 use crate::{
     FIELD_MANAGER,
-    api::{CreationPolicy, ServiceNowCredential},
+    api::{CreationPolicy, Reason, ServiceNowCredential},
     decide::{
         Failure,
         observed::{Credential, Metadata, Version, WriteOutcome},
@@ -91,6 +91,10 @@ impl Cluster {
             Some(Ok(metadata)) => WriteOutcome::Done(Version::from(&metadata)),
             Some(Err(error)) if is_held_by_another(&error) => WriteOutcome::Conflict(said(&error)),
             Some(Err(error)) if has_changed(&error) => WriteOutcome::Changed,
+            Some(Err(error)) if code(&error) == Some(422) => {
+                let said = said(&error);
+                WriteOutcome::Failed(without_data(&not_accepted(&desired.name, &said), desired))
+            }
             Some(Err(error)) => WriteOutcome::Failed(without_data(&failure(&error, call), desired)),
         }
     }
@@ -198,6 +202,22 @@ fn is_held_by_another(error: &Error) -> bool {
 
 fn merge_manager(credential: &Credential) -> String {
     field_manager(&credential.name.name, CreationPolicy::Merge).into_owned()
+}
+
+/// The API server does not take the Secret as it was sent, and will not before a person changes
+/// something.
+fn not_accepted(name: &str, said: &str) -> Failure {
+    let advice = if said.contains("`immutable` is set") {
+        "Somebody made it immutable, so it takes no new token: delete it, and it is created anew \
+         within a minute."
+    } else {
+        "Correct spec.target: its type says which keys its data must have, and each key what its \
+         template must give."
+    };
+    Failure::new(
+        Reason::InternalError,
+        format!("The Kubernetes API does not accept the Secret {name:?}: {said}. {advice}"),
+    )
 }
 
 /// No message repeats what was sent.
