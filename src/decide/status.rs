@@ -112,13 +112,6 @@ pub(super) fn ready(
             return Verdict::new(FALSE, synced.reason, synced.message.clone());
         }
         let message = match &status.target {
-            Some(target) if synced.reason == Reason::Suspended => {
-                let message = format!(
-                    "The Secret {:?} is not there, or does not hold the token. {}",
-                    target.name, synced.message
-                );
-                return Verdict::new(FALSE, synced.reason, message);
-            }
             Some(target) => format!(
                 "The Secret {:?} is not there, or does not hold the token. It is put back as soon as \
                  a token is at hand.",
