@@ -11,7 +11,7 @@ use super::{
     probes::Probe,
     restarts::record_restarts,
     settle::{Outcome, Settle, Transition},
-    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, is_kept, ready, set},
+    status::{self, Expiry, FALSE, TRUE, UNKNOWN, Verdict, is_kept, ready, set, validity_of},
     synced::token_status,
     view::View,
 };
@@ -238,7 +238,7 @@ impl<'a> End<'a> {
         let news = changed.then(|| transition(old, &self.status)).flatten();
         let untold = self.memory.untold.take();
         let token = self.status.token.as_ref().filter(|token| is_kept(token));
-        self.memory.kept = token.map(|token| token.issued_at.0);
+        self.memory.kept = token.map(validity_of);
         let synced = status::get(&self.status, condition::SYNCED);
         let untold = untold
             .filter(|told| synced.is_some_and(|synced| synced.reason == told.reason.as_str()));

@@ -38,9 +38,9 @@ pub struct Memory {
     pub unwritten: u32,
     /// The event that was to go with the last one of them: it may have taken effect all the same.
     pub untold: Option<Transition>,
-    /// The token with this beginning is known to be kept until it expires: a status that was to tell so
-    /// may not have been written.
-    pub kept: Option<Timestamp>,
+    /// The token of this validity is known to be kept until it expires: a status that was to tell so may
+    /// not have been written.
+    pub kept: Option<Validity>,
     /// The clock was set back by so much since the token with this beginning was recorded: its times
     /// are wrong.
     pub distrusted: Option<(Timestamp, SignedDuration)>,

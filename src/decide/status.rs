@@ -112,11 +112,18 @@ pub(super) fn ready(
             return Verdict::new(FALSE, synced.reason, synced.message.clone());
         }
         let message = match &status.target {
-            Some(target) => format!(
-                "The Secret {:?} is not there, or does not hold the token. It is put back as soon as \
-                 a token is at hand.",
-                target.name
-            ),
+            Some(target) => {
+                let when = if synced.reason == Reason::Suspended {
+                    "spec.suspend is not true any more"
+                } else {
+                    "a token is at hand"
+                };
+                format!(
+                    "The Secret {:?} is not there, or does not hold the token. It is put back as \
+                     soon as {when}.",
+                    target.name
+                )
+            }
             None => "No token has been fetched yet.".to_owned(),
         };
         return Verdict::new(UNKNOWN, Reason::Pending, message);

@@ -218,15 +218,16 @@ impl<'a> View<'a> {
         };
         let data = self.spec.target_data();
         let held = template::recover_token(data, &target.data);
+        // Whoever takes a key out leaves no trace in `managedFields`.
         let incomplete = data.keys().any(|key| !target.data.contains_key(key));
-        let edited =
-            || !target.last_written_by_us && held.map(|held| held.sha256()) != token.sha256;
-        // What was written by another spec is another thing. And whoever takes a key out leaves no
-        // trace in `managedFields`.
+        // What was written by another spec is another thing.
+        let of_this_spec = target.ours.data.iter().all(|key| data.contains_key(key));
         recorded.uid == target.version.uid
             && !self.basis_has_changed()
+            && of_this_spec
+            && (incomplete || !target.last_written_by_us)
             && target.digest(self.spec) != recorded.sha256
-            && (incomplete || edited())
+            && held.map(|held| held.sha256()) != token.sha256
     }
 
     /// A renewal time for a token of this validity.
@@ -349,7 +350,7 @@ impl<'a> View<'a> {
 
 /// The token on record, kept until it expires where that is known and not on record yet.
 fn as_kept<'a>(o: &Observed<'_>, token: &'a TokenStatus) -> Cow<'a, TokenStatus> {
-    if o.memory.kept != Some(token.issued_at.0) || is_kept(token) {
+    if o.memory.kept != Some(validity_of(token)) || is_kept(token) {
         return Cow::Borrowed(token);
     }
     Cow::Owned(TokenStatus {

@@ -116,7 +116,10 @@ impl LeaseObject {
         match bounded(self.raw.get_opt(&self.name)).await {
             None => Err(timed_out(call)),
             Some(Err(error)) => Err(failure(&error, call)),
-            Some(Ok(object)) => Ok(object.map(lease_of)),
+            Some(Ok(object)) => {
+                let lease = object.map(lease_of).transpose();
+                lease.map_err(|error| failure(&Error::SerdeError(error), call))
+            }
         }
     }
 
@@ -168,7 +171,7 @@ impl LeaseObject {
             .filter_map(|event| async move {
                 match event {
                     Ok(Event::Apply(lease) | Event::InitApply(lease) | Event::Delete(lease)) => {
-                        Some(lease_of(lease))
+                        lease_of(lease).ok()
                     }
                     _ => None,
                 }
@@ -178,8 +181,8 @@ impl LeaseObject {
 }
 
 /// The Lease as far as it can be told: the API server takes times that our type has no room for, and
-/// who leads is found out without them. Without a spec it is free.
-fn lease_of(mut object: DynamicObject) -> Lease {
+/// who leads is found out without them.
+fn lease_of(mut object: DynamicObject) -> Result<Lease, serde_json::Error> {
     let mut spec = object.data["spec"].take();
     for time in ["acquireTime", "renewTime"] {
         if MicroTime::deserialize(&spec[time]).is_err()
@@ -188,10 +191,10 @@ fn lease_of(mut object: DynamicObject) -> Lease {
             fields.remove(time);
         }
     }
-    Lease {
+    Ok(Lease {
         metadata: object.metadata,
-        spec: serde_json::from_value(spec).ok(),
-    }
+        spec: serde_json::from_value(spec)?,
+    })
 }
 
 fn is_conflict(error: &Error) -> bool {

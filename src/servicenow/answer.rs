@@ -139,8 +139,8 @@ pub fn new_lifetime(answer: &TokenAnswer, origin: &str) -> Result<SignedDuration
 
 /// The scope is shown in the status: like every text of an instance, it may hold no credential.
 fn shown(mut answer: TokenAnswer, key: &SharingKey, before: Option<&AccessToken>) -> TokenAnswer {
-    let scope = blank(&answer.scope, answer.token.expose());
-    answer.scope = quotable(&scope, &key.credentials(before), SCOPE_LIMIT);
+    let credentials = key.credentials(before.into_iter().chain([&answer.token]));
+    answer.scope = quotable(&answer.scope, &credentials, SCOPE_LIMIT);
     answer
 }
 
@@ -317,6 +317,10 @@ mod tests {
             r#"{"access_token":"new","token_type":"Bearer","scope":"a new b still-good_1%2Fx= c"}"#;
         let answer = judged(200, "application/json", body).unwrap();
         assert_eq!(answer.scope, "a *** b *** c");
+        // A short token hides no part of a longer credential from being found.
+        let body = r#"{"access_token":"w","token_type":"Bearer","scope":"p@ss/word+1 bmV3"}"#;
+        let answer = judged(200, "application/json", body).unwrap();
+        assert_eq!(answer.scope, "*** bmV3");
     }
 
     #[test]

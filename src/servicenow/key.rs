@@ -144,17 +144,23 @@ impl SharingKey {
         Zeroizing::new(form.finish())
     }
 
-    /// Every credential in hand that could come back in an answer, with the token that came before it:
+    /// Every credential in hand that could come back in an answer, with these tokens:
     /// raw, and in base64 with and without padding; the longest first, so that none hides a part of
     /// another.
-    pub(crate) fn credentials(&self, token: Option<&AccessToken>) -> Vec<Zeroizing<String>> {
+    pub(crate) fn credentials<'a>(
+        &self,
+        tokens: impl IntoIterator<Item = &'a AccessToken>,
+    ) -> Vec<Zeroizing<String>> {
         let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
         let mut all = Vec::new();
         // A user's name is a word like others: blanked, it would take the sense out of what is said.
         let password = self.user.as_ref().map(|(_, password)| password);
         let client = [&pair, &self.client_secret, &self.client_id];
-        let token = token.map(|token| Zeroizing::new(token.expose().to_owned()));
-        for credential in client.into_iter().chain(password).chain(&token) {
+        let tokens = tokens.into_iter();
+        let tokens: Vec<_> = tokens
+            .map(|token| Zeroizing::new(token.expose().to_owned()))
+            .collect();
+        for credential in client.into_iter().chain(password).chain(&tokens) {
             let base64 = STANDARD.encode(credential.as_bytes());
             all.push(Zeroizing::new(base64.trim_end_matches('=').to_owned()));
             all.push(Zeroizing::new(base64));

@@ -17,10 +17,10 @@ use super::{Bounds, queue::Queue};
 use crate::{
     api::FailureStatus,
     decide::{
-        Class, Credential, Failure, Memory, Name, Seen,
-        backoff::LONGEST_WAIT,
+        Credential, Failure, Memory, Name, Seen,
         observed::{Basis, ClientRead, Policy},
         probes::{Probe, Probes},
+        renewal::Validity,
         validity_of,
     },
     kubernetes::Store,
@@ -134,8 +134,7 @@ impl Core {
     }
 
     /// A rate limit or an outage outlives a restart: it holds those too whose status does not know of
-    /// it. Where its wait is over it may still last: one asks at a time until there is an answer. How
-    /// often an origin was down in a row is remembered for as long as the longest wait.
+    /// it. Where its wait is over it may still last: one asks at a time until there is an answer.
     fn restore_holds(&mut self, now: Timestamp) {
         for credential in &self.store.all() {
             let Some(origin) = origin_of(credential) else {
@@ -147,11 +146,7 @@ impl Core {
             };
             // Waiting is not told each time, so what is told may be old.
             self.broker.suspect(origin);
-            let since = match told.failure.class() {
-                Class::Held => now,
-                _ => now - LONGEST_WAIT,
-            };
-            if credential.recorded_failure(since, now).is_some() {
+            if credential.recorded_failure(now, now).is_some() {
                 self.broker.restore_hold(origin, told);
             }
         }
@@ -185,11 +180,7 @@ impl Core {
     pub fn wake(&mut self, names: impl IntoIterator<Item = Name>) {
         for name in names.into_iter().filter(|_| self.leading) {
             let credential = self.store.get(&name);
-            let token = credential.and_then(|c| c.status.token.as_ref());
-            let token = token.map(|token| match self.memories.get(&name) {
-                Some(kept) => kept.1.validity(token),
-                None => validity_of(token),
-            });
+            let token = credential.and_then(|credential| self.validity(credential));
             let mut urgency = credential.map_or(Urgency::New, |credential| {
                 let target = self.seen(credential.target_secret());
                 credential.urgency(token, target, self.now)
@@ -204,6 +195,15 @@ impl Core {
             }
             self.queue.wake(&name, urgency);
         }
+    }
+
+    /// The validity of the token that a status tells of, by the clock as it is now.
+    fn validity(&self, credential: &Credential) -> Option<Validity> {
+        let token = credential.status.token.as_ref()?;
+        Some(match self.memories.get(&credential.name) {
+            Some(kept) => kept.1.validity(token),
+            None => validity_of(token),
+        })
     }
 
     fn seen(&self, secret: Option<Name>) -> &Seen {

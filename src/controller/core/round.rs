@@ -184,8 +184,7 @@ impl Core {
         if class.is_of_origin()
             && let Some(origin) = origin_of(&subject)
         {
-            let token = subject.status.token.as_ref();
-            let expires_at = token.map(|token| token.expires_at.0);
+            let expires_at = self.validity(&subject).map(|token| token.expires_at);
             self.broker.tell_of_hold(origin, name, expires_at, self.now);
         }
     }

@@ -147,6 +147,28 @@ fn a_key_that_the_api_server_refuses_to_merge_is_a_conflict() {
 }
 
 #[test]
+fn that_a_token_ends_sooner_is_found_out_where_the_status_that_told_so_was_not_written() {
+    let mut sooner = held("first", 0, 1500);
+    sooner.sent_at = at(1200);
+    sooner.kept = true;
+    let scene = synced().at(1200).reads_client().asked(1200);
+    let mut scene = scene.answered(Ok(sooner));
+    let mut settle = scene.settles();
+    assert_eq!(settle.outcome, Outcome::Synced);
+    settle.status_unwritten(scene.now);
+    scene.memory = settle.memory;
+    scene.asked_at = None;
+    scene.client = None;
+    let scene = scene.at(1202);
+    assert!(
+        scene.wants_to_read_client(),
+        "its record says that it is due"
+    );
+    let status = scene.reads_client().ended().status().clone();
+    assert_eq!(status.token.unwrap().expires_at.0, at(1500));
+}
+
+#[test]
 fn a_moved_expiry_alone_is_no_reason_to_merge_again() {
     let mut slid = held("first", 1200, 1800);
     slid.sent_at = at(1200);

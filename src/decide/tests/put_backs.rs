@@ -147,6 +147,29 @@ fn ready_is_not_true_where_a_token_was_edited_away_whatever_keeps_it_from_being_
 }
 
 #[test]
+fn a_key_beside_the_token_or_another_spec_makes_no_token_lost() {
+    let two = Scene::new().with_spec(|spec| {
+        let keys = [("token", "{{ token }}"), ("url", "{{ instance_url }}")];
+        let keys = keys.map(|(key, template)| (key.to_owned(), template.to_owned()));
+        spec.target.get_or_insert_default().data = Some(keys.into());
+    });
+    let two = two.holding(held("first", 0, 1800)).reads_client();
+    let (write, _) = two.writes();
+    let mut gone = two.wrote(&write, 100).ended().at(1);
+    gone.client_seen = Seen::Absent;
+    let gone = gone.reads_target(first_secret(101)).ended();
+    assert_eq!(gone.ready(), is("True", Reason::TokenValid));
+    // Written for a spec whose key has another name by now, as a new process finds it.
+    let mut renamed = Scene::synced().restarted().with_spec(|spec| {
+        let data = [("bearer".to_owned(), "{{ token }}".to_owned())].into();
+        spec.target.get_or_insert_default().data = Some(data);
+    });
+    renamed.client_seen = Seen::Absent;
+    let renamed = renamed.reads_target(first_secret(101)).ended();
+    assert_eq!(renamed.ready(), is("True", Reason::TokenValid));
+}
+
+#[test]
 fn ready_stays_true_when_a_status_that_told_of_a_new_token_could_not_be_written() {
     let scene = Scene::synced().at(1200).reads_client().asked(1200);
     let scene = scene.answered(Ok(held("second", 1200, 1800)));

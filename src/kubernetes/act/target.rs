@@ -93,7 +93,7 @@ impl Cluster {
             Some(Err(error)) if has_changed(&error) => WriteOutcome::Changed,
             Some(Err(error)) if code(&error) == Some(422) => {
                 let said = said(&error);
-                WriteOutcome::Failed(without_data(&not_accepted(&desired.name, &said), desired))
+                WriteOutcome::Failed(without_data(&not_accepted(write, &said), desired))
             }
             Some(Err(error)) => WriteOutcome::Failed(without_data(&failure(&error, call), desired)),
         }
@@ -206,13 +206,20 @@ fn merge_manager(credential: &Credential) -> String {
 
 /// The API server does not take the Secret as it was sent, and will not before a person changes
 /// something.
-fn not_accepted(name: &str, said: &str) -> Failure {
-    let advice = if said.contains("`immutable` is set") {
-        "Somebody made it immutable, so it takes no new token: delete it, and it is created anew \
-         within a minute."
-    } else {
-        "Correct spec.target: its type says which keys its data must have, and each key what its \
-         template must give."
+fn not_accepted(write: &TargetWrite, said: &str) -> Failure {
+    let name = &write.desired().name;
+    let advice = match (said.contains("`immutable` is set"), write) {
+        (true, TargetWrite::Merge { .. }) => {
+            "It was made immutable, so it takes no token: whose it is has to create it anew."
+        }
+        (true, _) => {
+            "Somebody made it immutable, so it takes no new token: delete it, and it is created anew \
+             within a minute."
+        }
+        (false, _) => {
+            "Correct spec.target: its type says which keys its data must have, and each key what its \
+             template must give."
+        }
     };
     Failure::new(
         Reason::InternalError,
