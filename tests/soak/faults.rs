@@ -1,6 +1,10 @@
 //! Random faults of everything around a fleet, one after the other.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, ListParams};
@@ -271,7 +275,7 @@ async fn befall(
             fleet.instances[*which].come_up().await;
         }
         Trouble::RefusedOnce(which) => {
-            let (member, at) = refused_once(&fleet.instances[*which], from).await;
+            let (member, at) = refused_once(&fleet.instances[*which]).await;
             let window = trouble.window(Whom::Member(member), at, at);
             book.ledger().windows.push(window);
             return;
@@ -290,12 +294,15 @@ async fn befall(
 }
 
 /// Lets the instance refuse one request, and returns whose it was and when it came.
-async fn refused_once(instance: &Simulator, from: Timestamp) -> (String, Timestamp) {
+async fn refused_once(instance: &Simulator) -> (String, Timestamp) {
+    // It may befall one that has come already and is still being read.
+    let spoiled = instance.requests().into_iter().filter(|one| one.spoiled);
+    let before: BTreeSet<_> = spoiled.map(|one| one.number).collect();
     instance.fault_times(Fault::AccessDenied, 1);
     eventually("a client is refused", async || {
         let requests = instance.requests();
-        let mut new = requests.iter().filter(|one| one.received_at >= from);
-        let refused = new.find(|one| one.spoiled)?;
+        let mut spoiled = requests.iter().filter(|one| one.spoiled);
+        let refused = spoiled.find(|one| !before.contains(&one.number))?;
         Some((member_of(refused)?.to_owned(), refused.received_at))
     })
     .await
