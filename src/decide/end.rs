@@ -59,8 +59,9 @@ impl<'a> End<'a> {
         let previous = v.previous_target();
         let removed =
             previous.is_none_or(|last| matches!(v.o.removed.get(&last.name), Some(Ok(()))));
-        let adopted = v.last_target().filter(|_| v.adopted);
-        if removed && let Some(written) = v.written_target().or_else(|| adopted.cloned()) {
+        let adopted = v.last_target().filter(|_| v.adopted).cloned();
+        let written = v.written_target().or(adopted);
+        if removed && let Some(written) = written.or_else(|| v.found_target()) {
             if end
                 .status
                 .target

@@ -327,6 +327,15 @@ impl<'a> View<'a> {
         self.target_is_as_recorded() || self.target_reads_intact()
     }
 
+    /// The record of a target that was read, is another than the one on record, and holds what is on
+    /// record: it was put back, and nobody heard of it.
+    pub(super) fn found_target(&self) -> Option<TargetStatus> {
+        let read = self.o.target.as_ref()?.as_ref()?;
+        let recorded = self.recorded_target()?;
+        let found = read.version.uid != recorded.uid && self.target_reads_intact();
+        found.then(|| self.target_record(&read.version, recorded.sha256.clone()))
+    }
+
     fn target_reads_intact(&self) -> bool {
         let (Some(token), Some(Some(target)), Some(recorded)) =
             (&self.token, self.o.target, self.recorded_target())

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use super::scene::*;
 use crate::{
     api::Reason,
-    decide::{Outcome, Seen, ownership::TargetWrite},
+    decide::{Failure, Outcome, Seen, observed::WriteOutcome, ownership::TargetWrite},
 };
 
 #[test]
@@ -167,6 +167,24 @@ fn a_key_beside_the_token_or_another_spec_makes_no_token_lost() {
     renamed.client_seen = Seen::Absent;
     let renamed = renamed.reads_target(first_secret(101)).ended();
     assert_eq!(renamed.ready(), is("True", Reason::TokenValid));
+}
+
+#[test]
+fn a_target_whose_put_back_nobody_heard_of_is_known_again_while_the_instance_is_down() {
+    let outage = || shared(Reason::InstanceUnavailable, 1, 1200, 1201);
+    let scene = Scene::synced().at(1200).held_by(outage()).target_deleted();
+    let scene = scene.reads_client();
+    let (write, put_back) = scene.writes();
+    assert!(matches!(write, TargetWrite::Create(_)) && put_back);
+    let unheard = Failure::new(Reason::InternalError, "no answer in time");
+    let scene = scene.write_ended(WriteOutcome::Failed(unheard)).ended();
+    assert_eq!(scene.ready(), is("False", Reason::InternalError));
+    let mut there = first_secret(102);
+    there.version.uid = "another-uid".to_owned();
+    let scene = scene.at(1300).held_by(outage()).reads_client();
+    let scene = scene.reads_target(there).ended();
+    assert_eq!(scene.ready(), is("True", Reason::TokenValid));
+    assert_eq!(scene.status().target.as_ref().unwrap().uid, "another-uid");
 }
 
 #[test]
