@@ -20,7 +20,6 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-
 use serde::Deserialize as _;
 
 use super::{

@@ -12,6 +12,7 @@ mod policies;
 mod properties;
 mod put_backs;
 mod renewals;
+mod restarts;
 mod scene;
 mod specs;
 mod target;
