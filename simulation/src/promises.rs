@@ -112,6 +112,8 @@ pub struct Ledger {
     credit: Vec<Micros>,
     /// When the last token that it brought is over.
     expiry: Option<Micros>,
+    /// When the instance gave it.
+    served: Option<Micros>,
     /// After answers that were not acceptable.
     alone: Option<Alone>,
     refusals: Vec<Micros>,
@@ -329,6 +331,14 @@ impl Promises {
         ledgers.filter_map(|(_, ledger)| ledger.expiry)
     }
 
+    /// A client has been given a token since then.
+    pub fn is_served_since(&self, client: (usize, usize), at: Micros) -> bool {
+        let (instance, number) = client;
+        let secrets = (instance, number, 0)..=(instance, number, u32::MAX);
+        let mut ledgers = self.ledgers.range(secrets).map(|(_, ledger)| ledger);
+        ledgers.any(|ledger| ledger.served.is_some_and(|served| served > at))
+    }
+
     /// "Answers that brought a new token or a moved expiry are never closer, for one key, than the
     /// smaller of --min-renew-interval and half the lifetime", and a token is asked for again only
     /// when it is due: `share` of its lifetime may be left at most, and a tenth by jitter. One that
@@ -349,6 +359,7 @@ impl Promises {
         ledger.refusals.clear();
         ledger.refused = false;
         ledger.expiry = Some(answer.expiry);
+        ledger.served = Some(answer.now);
         let due = ledger.earliest.unwrap_or_default() - behind;
         let early = answer.sent < due && !excused;
         let left = answer.expiry - answer.now;

@@ -126,17 +126,23 @@ impl Run {
         let set = self.promises.clock_set_at;
         let clients = self.instances[instance].clients.iter();
         let longest = clients.map(|client| client.lifetime).max();
-        if set.is_some_and(|at| self.now < at + longest.unwrap_or_default() + HOUR) {
-            // What was told before by the clock is anything.
+        let tokens = self.cluster.resources.iter().filter_map(|(who, resource)| {
+            let client = self.client_of_resource(who)?;
+            let token = resource.status.token.as_ref()?;
+            (client.0 == instance).then_some((client, token.expires_at.0))
+        });
+        let tokens: Vec<_> = tokens.collect();
+        // What was told by the clock before it was set is anything, and stays on record for as long
+        // as nothing better can be had.
+        let told_before = |at| {
+            let soon = self.now < at + longest.unwrap_or_default() + HOUR;
+            let old = |client| !self.promises.is_served_since(client, at);
+            soon || tokens.iter().any(|(client, _)| old(*client))
+        };
+        if set.is_some_and(told_before) {
             return 0;
         }
-        let tokens = self.cluster.resources.iter();
-        let tokens =
-            tokens.filter_map(|(who, resource)| Some((who, resource.status.token.as_ref()?)));
-        let told = tokens.filter_map(|(who, token)| {
-            let (of, _) = self.client_of_resource(who)?;
-            (of == instance).then(|| true_time(token.expires_at.0, self.offset))
-        });
+        let told = tokens.iter().map(|(_, at)| true_time(*at, self.offset));
         let all = told.chain(self.promises.expiries(instance));
         let distances = all.map(|expiry| (expiry - self.now).abs());
         distances.min().unwrap_or(Micros::MAX)

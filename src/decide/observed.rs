@@ -495,6 +495,8 @@ impl fmt::Debug for ClientRead {
 pub struct Rival {
     /// Its name.
     pub name: String,
+    /// It is known to have written the Secret that exists.
+    pub owns: bool,
 }
 
 /// How a write of the target ended.

@@ -279,9 +279,11 @@ impl Store {
             .filter(|other| other.target_secret().as_ref() == Some(&target))
             // Those who merge share a Secret, and the API server watches over its keys.
             .filter(|other| !(merges(credential) && merges(other)))
-            .find(|other| owns(other) || age(other) < age(credential))
+            .filter(|other| owns(other) || age(other) < age(credential))
+            .min_by_key(|other| (!owns(other), age(other)))
             .map(|other| Rival {
                 name: other.name.name.to_string(),
+                owns: owns(other),
             })
     }
 }

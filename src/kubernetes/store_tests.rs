@@ -390,6 +390,14 @@ fn old_news_of_a_resource_does_not_win_but_another_of_its_name_does() {
 fn older(who: &str) -> Option<Rival> {
     Some(Rival {
         name: who.to_owned(),
+        owns: false,
+    })
+}
+
+fn owner(who: &str) -> Option<Rival> {
+    Some(Rival {
+        name: who.to_owned(),
+        owns: true,
     })
 }
 
@@ -412,12 +420,15 @@ fn the_older_of_two_resources_comes_first_and_the_owner_before_both() {
     written(&mut store, "young", 6, wrote("token", "u"));
     let of = |store: &Store, who| store.rival(store.get(&name(who)).unwrap());
     assert_eq!(of(&store, "young"), None);
-    assert_eq!(of(&store, "old"), older("young"));
+    assert_eq!(of(&store, "old"), owner("young"));
     // After a restart the resources may be known before the Secret.
     let known = ["old", "young"].map(|who| Credential::clone(store.get(&name(who)).unwrap()));
     let restarted = self::store(known);
     assert_eq!(of(&restarted, "young"), None);
-    assert_eq!(of(&restarted, "old"), older("young"));
+    assert_eq!(of(&restarted, "old"), owner("young"));
+    // Whoever is younger than both is told of the owner.
+    let youngest = created(3, credential("youngest", "token", 9));
+    assert_eq!(store.rival(&youngest), owner("young"));
     // It is deleted: age decides again, and both are woken to find out.
     let woken = store.secrets.deleted(&name("token"), "7");
     assert_eq!(woken, ["old", "young"].map(name));

@@ -335,6 +335,7 @@ fn a_rival_for_the_secret_to_merge_into_is_one_that_owns_it() {
     let mut scene = merging();
     scene.rival = Some(Rival {
         name: "owner".to_owned(),
+        owns: true,
     });
     assert_eq!(scene.end().outcome, Outcome::Failed(Reason::TargetConflict));
 }

@@ -202,6 +202,7 @@ fn shape_the_objects(mut scene: Scene, dice: &mut Dice) -> Scene {
     }
     scene.rival = dice.one_in(10).then(|| Rival {
         name: "other".to_owned(),
+        owns: dice.one_in(2),
     });
     // Nothing was sent or met after now.
     let past = scene.now.as_second() - at(0).as_second();

@@ -208,16 +208,15 @@ fn an_added_key_arrives_by_apply() {
     assert!(!put_back);
 }
 
-fn rival(name: &str) -> Option<Rival> {
-    Some(Rival {
-        name: name.to_owned(),
-    })
+fn rival(name: &str, owns: bool) -> Option<Rival> {
+    let name = name.to_owned();
+    Some(Rival { name, owns })
 }
 
 #[test]
 fn the_older_of_two_resources_gets_the_target() {
     let mut younger = Scene::new();
-    younger.rival = rival("older");
+    younger.rival = rival("older", false);
     let end = younger.end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::TargetConflict));
     assert_eq!(end.wake, None);
@@ -233,6 +232,47 @@ fn the_older_of_two_resources_gets_the_target() {
     let mut freed = younger.ended();
     freed.rival = None;
     assert!(freed.wants_to_read_client());
+}
+
+#[test]
+fn the_present_owner_keeps_a_target_that_no_status_tells_of_yet() {
+    // It was created, and the old one could not be removed: the status still names that.
+    let scene = renamed().reads_client();
+    let (write, _) = scene.writes();
+    let mut scene = scene.wrote(&write, 110);
+    let not_now = Failure::new(Reason::InternalError, "not now");
+    scene.removed.insert("itsm".to_owned(), Err(not_now));
+    let new = secret_of(
+        &scene.credential,
+        write.desired(),
+        version("new-secret-uid", 110),
+    );
+    let mut scene = scene.ended().at(3);
+    scene.rival = rival("older", false);
+    assert!(scene.wants_to_read_target());
+    let scene = scene.reads_target(new).reads_client();
+    assert!(matches!(scene.decide(), Step::RemovePrevious { .. }));
+    // The older one leaves it alone.
+    let mut older = Scene::new();
+    let mut theirs = foreign_secret(version("new-secret-uid", 110));
+    theirs.controller = Some(owner("ServiceNowCredential", "younger", "younger-uid"));
+    older.target_seen = Seen::Present(theirs.version.clone());
+    let end = older.reads_target(theirs).end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::TargetConflict));
+}
+
+#[test]
+fn a_target_that_was_created_anew_in_this_round_is_not_yielded_to_an_older_resource() {
+    let scene = Scene::synced().at(1200).reads_client().asked(1200);
+    let scene = scene.answered(Ok(held("second", 1200, 1800)));
+    let mut scene = scene.write_ended(WriteOutcome::Changed);
+    scene.target = Some(None);
+    let (write, _) = scene.writes();
+    let mut scene = scene.wrote(&write, 120);
+    scene.rival = rival("older", false);
+    let scene = scene.ended();
+    assert_eq!(scene.synced_state(), is("True", Reason::TokenSynced));
+    assert_eq!(scene.end().wake, Some(at(2400)));
 }
 
 /// The resource wants its Secret under another name, and nothing stands there yet.
