@@ -1,14 +1,34 @@
 //! Takes secrets out of text that somebody else wrote.
 
 use memchr::memmem;
+use zeroize::Zeroizing;
 
-/// Blanks every occurrence of a secret, whatever the case of its letters, and whichever of its
-/// characters are URL-encoded. Its time grows with the length of the text, whatever both hold.
-pub(crate) fn blank(text: &str, secret: &str) -> String {
-    let ways = [Spelling::Plain, Spelling::Url, Spelling::Form];
-    ways.into_iter().fold(text.to_owned(), |text, spelling| {
-        blank_as(&text, secret, spelling)
-    })
+/// Blanks every occurrence of these secrets, whatever the case of their letters, and whichever of their
+/// characters are URL-encoded. None hides a part of another. Its time grows with the length of the text
+/// for each secret, whatever they hold.
+pub(crate) fn blank(text: &str, secrets: &[Zeroizing<String>]) -> String {
+    let mut found = Vec::new();
+    for spelling in [Spelling::Plain, Spelling::Url, Spelling::Form] {
+        let (read, places) = decoded(text, spelling);
+        for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+            let secret = Zeroizing::new(secret.to_ascii_lowercase());
+            // Both ends are ends of characters, as those of a secret are.
+            let ends = |at: usize| (places[at], places[at + secret.len()]);
+            found.extend(memmem::find_iter(&read, secret.as_bytes()).map(ends));
+        }
+    }
+    found.sort_unstable();
+    let mut shown = String::with_capacity(text.len());
+    let mut from = 0;
+    for (begin, end) in found {
+        if begin >= from {
+            shown.push_str(text.get(from..begin).unwrap_or_default());
+            shown.push_str("***");
+        }
+        from = from.max(end);
+    }
+    shown.push_str(text.get(from..).unwrap_or_default());
+    shown
 }
 
 /// How a text is read.
@@ -20,24 +40,6 @@ enum Spelling {
     Url,
     /// Likewise, with a plus for each space.
     Form,
-}
-
-fn blank_as(text: &str, secret: &str, spelling: Spelling) -> String {
-    if secret.is_empty() || text.len() < secret.len() {
-        return text.to_owned();
-    }
-    let (read, places) = decoded(text, spelling);
-    let secret = secret.to_ascii_lowercase();
-    let mut shown = String::with_capacity(text.len());
-    let mut from = 0;
-    for at in memmem::find_iter(&read, secret.as_bytes()) {
-        // Both ends are ends of characters, as those of a secret are.
-        shown.push_str(text.get(from..places[at]).unwrap_or_default());
-        shown.push_str("***");
-        from = places[at + secret.len()];
-    }
-    shown.push_str(text.get(from..).unwrap_or_default());
-    shown
 }
 
 /// The bytes of a text in lower case, and where in it each begins, and the last one ends.
@@ -73,12 +75,17 @@ pub(crate) fn one_line(text: &str, limit: usize) -> String {
     let clean = |c: char| if is_shown(c) { c } else { ' ' };
     let mut line: String = text.trim().chars().map(clean).collect();
     if line.len() > limit {
-        let end = limit.saturating_sub('…'.len_utf8());
-        let end = (0..=end).rev().find(|at| line.is_char_boundary(*at));
-        line.truncate(end.unwrap_or(0));
+        line.truncate(cut(&line, limit.saturating_sub('…'.len_utf8())).len());
         line.push('…');
     }
     line
+}
+
+/// The beginning of a text, of so many bytes at most.
+pub(crate) fn cut(text: &str, limit: usize) -> &str {
+    let ends = (0..=limit.min(text.len())).rev();
+    let end = ends.into_iter().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Neither a control character nor one of Unicode's that format: line breaks, marks of direction
@@ -97,6 +104,11 @@ fn is_shown(c: char) -> bool {
 mod tests {
     use super::*;
 
+    fn secrets<'a>(of: impl IntoIterator<Item = &'a str>) -> Vec<Zeroizing<String>> {
+        let of = of.into_iter();
+        of.map(|secret| Zeroizing::new(secret.to_owned())).collect()
+    }
+
     #[test]
     fn a_secret_is_blanked_however_much_of_it_is_url_encoded() {
         for text in [
@@ -106,12 +118,21 @@ mod tests {
             "p@ss/W%20rd=%2525é",
         ] {
             let said = format!("é{text}%4 {text}{text}");
-            assert_eq!(blank(&said, "p@ss/W rd=%25é"), "é***%4 ******", "{text}");
+            let secret = secrets(["p@ss/W rd=%25é"]);
+            assert_eq!(blank(&said, &secret), "é***%4 ******", "{text}");
         }
-        assert_eq!(blank("secre", "secret"), "secre");
+        assert_eq!(blank("secre", &secrets(["secret", ""])), "secre");
         // However much of it is alike.
         let (text, secret) = ("a".repeat(65_536), "a".repeat(32_768) + "b");
-        assert_eq!(blank(&text, &secret), text);
+        assert_eq!(blank(&text, &secrets([&*secret])), text);
+    }
+
+    #[test]
+    fn no_secret_hides_a_part_of_another() {
+        for of in [["abc", "bcde"], ["bcde", "abc"]] {
+            assert_eq!(blank("-abcde%61bc-", &secrets(of)), "-******-");
+        }
+        assert_eq!(blank("p@ss/word", &secrets(["w", "p@ss/word"])), "***");
     }
 
     #[test]

@@ -300,7 +300,6 @@ impl Controller {
     async fn exchange(&self, key: &Arc<SharingKey>) {
         let begun = Instant::now();
         let prepared = self.with_prepared(|prepared| prepared.remove(key));
-        let held = self.with_core(|core| core.broker.held(key));
         let request = async {
             let answer = match prepared {
                 Some(prepared) => prepared.send().await,
@@ -310,8 +309,8 @@ impl Controller {
                 Some(answer) => answer?,
                 None => self.endpoint.answer(key).await?,
             };
-            let before = held.as_ref().map(|held| &held.token);
-            judge(&answer, key, before, self.clock.now())
+            let in_hand = |length| self.with_core(|core| core.broker.tokens(key, length));
+            judge(&answer, key, &in_hand, self.clock.now())
         };
         let may_begin = self.cluster.may_begin();
         let sent = may_begin.is_ok();

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::Reason,
     decide::Failure,
-    redact::{blank, one_line},
+    redact::{blank, cut, one_line},
 };
 
 /// An HTTP answer, as far as it matters here.
@@ -33,12 +33,15 @@ pub(super) const BODY_LIMIT: usize = 64 * 1024;
 /// The longest scope that is kept, as the resource's schema allows it.
 const SCOPE_LIMIT: usize = 1024;
 
-/// Judges an answer. Nothing of a body is repeated but the OAuth error fields, with every
-/// credential in hand blanked, and the token that came before it, if any.
+/// Tells the tokens in hand that a text of so many bytes, which an instance sent, may repeat.
+pub type InHand<'a> = &'a dyn Fn(usize) -> Vec<AccessToken>;
+
+/// Judges an answer. Nothing of a body is repeated but the OAuth error fields and the scope, with every
+/// credential in hand blanked.
 pub fn judge(
     answer: &RawAnswer,
     key: &SharingKey,
-    before: Option<&AccessToken>,
+    in_hand: InHand<'_>,
     now: Timestamp,
 ) -> Result<TokenAnswer, Failure> {
     let origin = key.origin();
@@ -56,7 +59,7 @@ pub fn judge(
     match answer.status {
         200 if is_html(answer, body) => Err(html(origin, body)),
         200 => parse_answer(body)
-            .map(|answer| shown(answer, key, before))
+            .map(|answer| shown(answer, key, in_hand))
             .map_err(|what| {
                 Failure::new(
                     Reason::InvalidResponse,
@@ -100,9 +103,9 @@ pub fn judge(
                 answer.status
             ),
         )),
-        400 | 401 => Err(refused(answer, key, before).as_one_off(answer.status == 401)),
+        400 | 401 => Err(refused(answer, key, in_hand).as_one_off(answer.status == 401)),
         _ if is_html(answer, body) => Err(html(origin, body)),
-        403 => Err(refused(answer, key, before)),
+        403 => Err(refused(answer, key, in_hand)),
         408 | 425 => Err(Failure::new(
             Reason::InstanceUnavailable,
             format!(
@@ -138,9 +141,10 @@ pub fn new_lifetime(answer: &TokenAnswer, origin: &str) -> Result<SignedDuration
 }
 
 /// The scope is shown in the status: like every text of an instance, it may hold no credential.
-fn shown(mut answer: TokenAnswer, key: &SharingKey, before: Option<&AccessToken>) -> TokenAnswer {
-    let credentials = key.credentials(before.into_iter().chain([&answer.token]));
-    answer.scope = quotable(&answer.scope, &credentials, SCOPE_LIMIT);
+fn shown(mut answer: TokenAnswer, key: &SharingKey, in_hand: InHand<'_>) -> TokenAnswer {
+    let mut tokens = in_hand(answer.scope.len());
+    tokens.push(answer.token.clone());
+    answer.scope = quotable(&answer.scope, &key.credentials(&tokens), SCOPE_LIMIT);
     answer
 }
 
@@ -173,12 +177,14 @@ fn html(origin: &str, body: &[u8]) -> Failure {
 
 /// A field of an answer, fit to be shown: no credential, no control character, not too long.
 pub(super) fn quotable(field: &str, credentials: &[Zeroizing<String>], limit: usize) -> String {
-    let text = credentials
-        .iter()
-        .fold(field.to_owned(), |text, credential| {
-            blank(&text, credential)
-        });
-    one_line(&text, limit)
+    // However long it is, little of it is looked at: each character may be written in three. What is
+    // cut may end in a part of a credential, which is not shown.
+    let longest = credentials.iter().map(|credential| 3 * credential.len());
+    let longest = longest.max().unwrap_or(0);
+    let looked_at = cut(field, limit + 2 * longest);
+    let blanked = blank(looked_at, credentials);
+    let unsure = if looked_at == field { 0 } else { longest };
+    one_line(cut(&blanked, blanked.len().saturating_sub(unsure)), limit)
 }
 
 /// `Retry-After`: delay-seconds or an HTTP date (RFC 9110, section 10.2.3).
@@ -208,9 +214,9 @@ mod tests {
         )
     }
 
-    /// The token that this client was given before.
-    fn before() -> Option<AccessToken> {
-        AccessToken::parse("still-good_1/x=").ok()
+    /// The tokens that are in hand.
+    fn in_hand(_: usize) -> Vec<AccessToken> {
+        AccessToken::parse("still-good_1/x=").into_iter().collect()
     }
 
     fn judged(status: u16, content_type: &str, body: &str) -> Result<TokenAnswer, Failure> {
@@ -220,7 +226,7 @@ mod tests {
             retry_after: None,
             body: Some(body.as_bytes().to_vec()),
         };
-        judge(&answer, &key(), before().as_ref(), Timestamp::UNIX_EPOCH)
+        judge(&answer, &key(), &in_hand, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
@@ -295,7 +301,7 @@ mod tests {
 
     #[test]
     fn an_echoed_credential_is_blanked_in_every_spelling() {
-        for spelling in key().credentials(before().as_ref()) {
+        for spelling in key().credentials(&in_hand(0)) {
             let body = serde_json::json!({"error": "x", "error_description": format!("got {}!", *spelling)});
             let failure = judged(401, "application/json", &body.to_string()).unwrap_err();
             assert!(
@@ -330,6 +336,16 @@ mod tests {
         let failure = judged(401, "application/json", &body.to_string()).unwrap_err();
         assert!(!failure.message().contains(['\u{1b}', '\n']));
         assert!(failure.message().len() < 4000);
+    }
+
+    #[test]
+    fn where_a_long_description_is_cut_no_part_of_a_credential_is_shown() {
+        for before in 0..120 {
+            let said = format!("{}{}", "x".repeat(before), "p@ss/word+1".repeat(5000));
+            let body = serde_json::json!({"error": "e", "error_description": said});
+            let failure = judged(401, "application/json", &body.to_string()).unwrap_err();
+            assert!(!failure.message().contains("p@s"), "{}", failure.message());
+        }
     }
 
     #[test]

@@ -14,12 +14,12 @@ use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    exchange::{Ask, Exchange, Held, Known, Limits, SharedFailure},
+    exchange::{Ask, Exchange, Known, Limits, SharedFailure},
     key::SharingKey,
     key_state::{Judged, KeyState, ONE_OFF_REFUSAL, share},
     line::{Line, Queued},
     origin_state::OriginState,
-    token::TokenAnswer,
+    token::{AccessToken, TokenAnswer},
 };
 use crate::{
     api::Reason,
@@ -30,6 +30,9 @@ use crate::{
         renewal::{next_allowed, plus},
     },
 };
+
+/// No token that is hard to guess is shorter: 128 bits in base64 (RFC 6749, section 10.10).
+const LEAST_TOKEN: usize = 22;
 
 /// The state of all keys and origins. The order of the keys in memory decides nothing.
 pub struct Broker {
@@ -85,9 +88,22 @@ impl Broker {
         }
     }
 
-    /// The token in memory for a key, if any.
-    pub fn held(&self, key: &SharingKey) -> Option<Arc<Held>> {
-        self.keys.get(key)?.held.clone()
+    /// The tokens in memory that a text of so many bytes may repeat, which the instance sent in answer
+    /// to a request with this key: that of the key, and in longer ones any of the instance's.
+    pub fn tokens(&self, key: &SharingKey, length: usize) -> Vec<AccessToken> {
+        let token = |state: &KeyState| Some(state.held.as_ref()?.token.clone());
+        if length < LEAST_TOKEN {
+            let own = self.keys.get(key).and_then(|state| token(state));
+            return own.into_iter().collect();
+        }
+        let keys = self
+            .keys
+            .iter()
+            .filter(|(of, _)| of.origin() == key.origin());
+        let tokens = keys.filter_map(|(_, state)| token(state));
+        tokens
+            .filter(|token| token.expose().len() <= length)
+            .collect()
     }
 
     /// The failure that holds a whole origin, if any: known before any Secret is read.

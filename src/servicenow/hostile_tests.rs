@@ -33,7 +33,7 @@ fn now() -> Timestamp {
 
 /// The credentials raw, in base64 and URL-encoded.
 fn spellings(key: &SharingKey) -> Vec<String> {
-    let credentials = key.credentials(None);
+    let credentials = key.credentials(&[]);
     let urls = credentials.iter().flat_map(|credential| {
         let url: String = form_urlencoded::byte_serialize(credential.as_bytes()).collect();
         [url.replace('+', "%20"), url]
@@ -160,7 +160,7 @@ proptest! {
     #[test]
     fn no_answer_panics_leaks_or_grows(parts in answers()) {
         let (key, answer) = (key(), answer(parts));
-        match judge(&answer, &key, None, now()) {
+        match judge(&answer, &key, &|_| Vec::new(), now()) {
             Ok(good) => {
                 prop_assert_eq!(answer.status, 200);
                 let token = good.token.expose();
@@ -186,7 +186,7 @@ proptest! {
         parts in answers(), count in 1u32..1000, random in 0.0f64..1.0,
     ) {
         let answer = RawAnswer { status: 429, ..answer(parts) };
-        if let Err(failure) = judge(&answer, &key(), None, now()) {
+        if let Err(failure) = judge(&answer, &key(), &|_| Vec::new(), now()) {
             let attempt = Attempt {
                 class: failure.class(),
                 count,
@@ -208,7 +208,7 @@ fn the_answers_are_of_every_kind() {
     let kinds: BTreeSet<_> = (0..1500)
         .map(|_| {
             let parts = answers().new_tree(&mut runner).unwrap().current();
-            match judge(&answer(parts), &key(), None, now()) {
+            match judge(&answer(parts), &key(), &|_| Vec::new(), now()) {
                 Ok(_) => "Success",
                 Err(failure) => failure.reason().as_str(),
             }

@@ -145,8 +145,7 @@ impl SharingKey {
     }
 
     /// Every credential in hand that could come back in an answer, with these tokens:
-    /// raw, and in base64 with and without padding; the longest first, so that none hides a part of
-    /// another.
+    /// raw, and in base64 with and without padding.
     pub(crate) fn credentials<'a>(
         &self,
         tokens: impl IntoIterator<Item = &'a AccessToken>,
@@ -167,7 +166,6 @@ impl SharingKey {
             all.push(credential.clone());
         }
         all.retain(|spelling| !spelling.is_empty());
-        all.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
         all
     }
 }

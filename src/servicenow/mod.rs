@@ -21,7 +21,7 @@ pub mod stored;
 mod tls;
 mod token;
 
-pub use answer::{RawAnswer, judge, new_lifetime};
+pub use answer::{InHand, RawAnswer, judge, new_lifetime};
 pub use broker::Broker;
 pub use causes::{Cause, WHERE_MORE, first, likely};
 pub use exchange::{Ask, Exchange, Held, Known, Limits, SharedFailure, Urgency};

@@ -5,10 +5,9 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::{
-    answer::{RawAnswer, quotable},
+    answer::{InHand, RawAnswer, quotable},
     causes::{Cause, WHERE_MORE, likely, named},
     key::SharingKey,
-    token::AccessToken,
 };
 use crate::{api::Reason, decide::Failure};
 
@@ -36,14 +35,14 @@ struct OAuthError {
 }
 
 impl Refusal {
-    /// What a refusal of this key's request says; `before` is the token that it got before, if any.
-    pub fn of(answer: &RawAnswer, key: &SharingKey, before: Option<&AccessToken>) -> Self {
+    /// What a refusal of this key's request says.
+    pub fn of(answer: &RawAnswer, key: &SharingKey, in_hand: InHand<'_>) -> Self {
         let body = answer.body.as_deref().unwrap_or_default();
         let error: OAuthError = serde_json::from_slice(body).unwrap_or_default();
-        let credentials = key.credentials(before);
-        let code = quotable(&error.error, &credentials, DESCRIPTION_LIMIT);
-        let description = quotable(&error.error_description, &credentials, DESCRIPTION_LIMIT);
-        let parts = [code, description];
+        let fields = [&error.error, &error.error_description];
+        let longest = fields.map(|field| field.len()).into_iter().max();
+        let credentials = key.credentials(&in_hand(longest.unwrap_or(0)));
+        let parts = fields.map(|field| quotable(field, &credentials, DESCRIPTION_LIMIT));
         let said: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         Self {
             status: answer.status,
@@ -63,13 +62,9 @@ impl fmt::Display for Refusal {
     }
 }
 
-pub(super) fn refused(
-    answer: &RawAnswer,
-    key: &SharingKey,
-    before: Option<&AccessToken>,
-) -> Failure {
+pub(super) fn refused(answer: &RawAnswer, key: &SharingKey, in_hand: InHand<'_>) -> Failure {
     let origin = key.origin();
-    let refusal = Refusal::of(answer, key, before);
+    let refusal = Refusal::of(answer, key, in_hand);
     let password = key.user_name().is_some();
     if refusal.named == Some(Cause::Plugin) {
         let grant = if password {

@@ -94,7 +94,14 @@ async fn logs_events_conditions_and_metrics_hold_no_secret_at_any_log_level() {
             secrets.push(new.await);
         }
     }
-    // An instance that says back what it was told, and others that are out of order.
+    // An instance that says back what it gave.
+    let given = scene.token("itsm").await.expect("there is a token");
+    let told = json!({"error": "server_error", "error_description": format!("{given} is in use")});
+    scene
+        .instance
+        .set_fault(Some(Fault::InvalidRequest(400, told.to_string())));
+    scene.renew("itsm", "given").await;
+    // One that says back what it was told, and others that are out of order.
     for (number, fault) in [
         Fault::EchoAuthorization,
         Fault::AccessToken("marked token 7a1d with spaces".to_owned()),
@@ -110,7 +117,7 @@ async fn logs_events_conditions_and_metrics_hold_no_secret_at_any_log_level() {
             scene.renew(name, &number.to_string()).await;
         }
     }
-    secrets.push("marked token 7a1d with spaces".to_owned());
+    secrets.extend([given, "marked token 7a1d with spaces".to_owned()]);
     // A client Secret that is no text, and one whose values stand under the wrong keys.
     for data in [
         json!({"client-id": "/w==", "client-secret": STANDARD.encode(CLIENT_SECRET)}),

@@ -221,7 +221,7 @@ impl<Tell: FnMut(&Step) -> Result<(), CommandError>> Check<'_, Tell> {
 
 fn judged(answer: &Result<RawAnswer, Failure>, key: &SharingKey) -> Judged {
     let answer = answer.as_ref().map_err(Clone::clone)?;
-    let token = judge(answer, key, None, SystemClock.now())?;
+    let token = judge(answer, key, &|_| Vec::new(), SystemClock.now())?;
     let lifetime = new_lifetime(&token, key.origin())?;
     Ok((token, lifetime))
 }
@@ -230,7 +230,7 @@ fn came(answer: &Result<RawAnswer, Failure>, judged: &Judged, key: &SharingKey) 
     match (judged, answer) {
         (Ok(_), _) => Answer::Granted,
         (Err(failure), Ok(answer)) if failure.reason() == Reason::AccessDenied => {
-            Answer::Refused(Refusal::of(answer, key, None))
+            Answer::Refused(Refusal::of(answer, key, &|_| Vec::new()))
         }
         (Err(failure), _) => Answer::Failed(failure.reason()),
     }

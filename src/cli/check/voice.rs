@@ -131,7 +131,7 @@ mod tests {
                     body: Some(body.as_bytes().to_vec()),
                     ..RawAnswer::default()
                 };
-                let judged = judge(&answer, &key, None, jiff::Timestamp::UNIX_EPOCH);
+                let judged = judge(&answer, &key, &|_| Vec::new(), jiff::Timestamp::UNIX_EPOCH);
                 messages.extend(judged.err().map(|failure| failure.message().to_owned()));
                 messages.push(judge_probe("/api/now/x", Ok(&answer)).message);
             }

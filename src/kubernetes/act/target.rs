@@ -229,13 +229,8 @@ fn not_accepted(write: &TargetWrite, said: &str) -> Failure {
 
 /// No message repeats what was sent.
 fn without_data(failure: &Failure, desired: &Desired) -> Failure {
-    let message = desired
-        .data
-        .spellings()
-        .fold(failure.message().to_owned(), |text, value| {
-            blank(&text, &value)
-        });
-    Failure::new(failure.reason(), message)
+    let sent: Vec<_> = desired.data.spellings().collect();
+    Failure::new(failure.reason(), blank(failure.message(), &sent))
 }
 
 fn owner(credential: &Credential) -> Value {

@@ -40,6 +40,31 @@ fn only_those_who_asked_are_told_that_a_request_is_under_way() {
 }
 
 #[test]
+fn the_tokens_in_hand_are_those_of_the_instance_that_a_text_has_room_for() {
+    let (own, other) = ("b".repeat(30), "a".repeat(22));
+    let mut desk = Desk::with(&own);
+    for (instance, secret, token) in [
+        ("dev1", "another", &*other),
+        ("dev2", "secret", "elsewhere"),
+    ] {
+        let key = key_of(instance, secret);
+        desk.broker.ask(&key, wish(secret), at(0));
+        desk.broker.dispatch(at(0));
+        desk.broker
+            .complete(&key, at(0), answer(token, Some(60)), 0.0);
+    }
+    let tokens = |length| {
+        let tokens = desk.broker.tokens(&desk.key, length);
+        let mut tokens: Vec<_> = tokens.iter().map(|t| t.expose().to_owned()).collect();
+        tokens.sort_unstable();
+        tokens
+    };
+    assert_eq!(tokens(30), [&*other, &own]);
+    assert_eq!(tokens(29), [&*other]);
+    assert_eq!(tokens(21), [&*own], "no more is looked for in so little");
+}
+
+#[test]
 fn a_different_secret_with_the_same_id_shares_nothing() {
     let mut desk = Desk::with("t");
     let other = key_of("dev1", "another");
