@@ -194,6 +194,8 @@ pub enum Ownership {
     Ours,
     /// An earlier resource of the same name left it.
     Predecessors,
+    /// The resource of this name owns it.
+    Anothers(String),
     /// Somebody else's; the words say whose.
     Foreign(String),
 }
@@ -212,24 +214,25 @@ pub fn judge(target: &TargetObject, credential: &Credential, policy: CreationPol
     match &target.controller {
         Some(owner) if ours(owner) && owner.uid == credential.uid && !orphan => Ownership::Ours,
         Some(owner) if ours(owner) && owner.name == name => Ownership::Predecessors,
+        Some(owner) if ours(owner) => Ownership::Anothers(owner.name.clone()),
         Some(owner) => Ownership::Foreign(format!(
             "it is controlled by {} {:?}",
             owner.kind, owner.name
         )),
         None => {
-            let named = target.annotations.get(CREDENTIAL).map(String::as_str) == Some(name);
-            if named && !target.ours.is_empty() {
+            let writer = target.annotations.get(CREDENTIAL);
+            match writer.filter(|_| !target.ours.is_empty()) {
                 // Nothing tells an orphan's present resource from an earlier one.
-                return if orphan {
-                    Ownership::Ours
-                } else {
-                    Ownership::Predecessors
-                };
+                Some(writer) if writer == name && orphan => Ownership::Ours,
+                Some(writer) if writer == name => Ownership::Predecessors,
+                Some(writer) => Ownership::Foreign(format!(
+                    "the ServiceNowCredential {writer:?} wrote it, with creationPolicy Orphan"
+                )),
+                None => Ownership::Foreign(match target.others.first() {
+                    Some(manager) => format!("it was last written by {manager:?}"),
+                    None => "nothing says who wrote it".to_owned(),
+                }),
             }
-            Ownership::Foreign(match target.others.first() {
-                Some(manager) => format!("it was last written by {manager:?}"),
-                None => "nothing says who wrote it".to_owned(),
-            })
         }
     }
 }

@@ -47,16 +47,19 @@ pub(super) fn target_is_free(v: &View<'_>) -> Result<(), Step> {
     if exists && !rival.owns && v.policy() != CreationPolicy::Merge {
         return Ok(());
     }
-    let failure = Failure::new(
+    Err(settle::failed_locally(v, &anothers(v, &rival.name)).into())
+}
+
+/// Another resource comes first: how that is known makes no difference to what is said.
+fn anothers(v: &View<'_>, name: &str) -> Failure {
+    Failure::new(
         Reason::TargetConflict,
         format!(
-            "The Secret {:?} is the target of the ServiceNowCredential {:?} too, which came first. \
-             Give this one another spec.target.name, or delete the other.",
-            v.target_name(),
-            rival.name
+            "The Secret {:?} belongs to the ServiceNowCredential {name:?}, which came first. It is left \
+             untouched. Give this one another spec.target.name, or delete the other.",
+            v.target_name()
         ),
-    );
-    Err(settle::failed_locally(v, &failure).into())
+    )
 }
 
 /// The target is as it was left, or it is known what became of it and that it is ours.
@@ -109,6 +112,7 @@ fn foreign(v: &View<'_>, target: &TargetObject) -> Option<(Failure, bool)> {
             "The Secret {name:?} is left untouched: {whose}. Set that annotation if it is yours, or \
              give this resource another spec.target.name."
         )),
+        (Ownership::Anothers(owner), _) => Some((anothers(v, &owner), false)),
         (Ownership::Foreign(whose), _) => conflict(format!(
             "The Secret {name:?} exists and is not this resource's: {whose}. It is left untouched. \
              Give this resource another spec.target.name, or delete that Secret if nobody needs it."

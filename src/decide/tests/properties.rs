@@ -356,7 +356,8 @@ proptest! {
         let scene = scene(throws);
         if let (Some(Some(target)), Step::Write { write, .. }) = (&scene.target, scene.decide()) {
             let whose = judge(target, &scene.credential, CreationPolicy::Owner);
-            prop_assert!(!matches!(whose, Ownership::Foreign(_)), "{write:?}");
+            let ours = matches!(whose, Ownership::Ours | Ownership::Predecessors);
+            prop_assert!(ours, "{write:?}");
         }
     }
 

@@ -55,6 +55,11 @@ fn each_foreign_owner_is_named() {
     };
     let mut unsigned = foreign_secret(version("theirs", 7));
     unsigned.others.clear();
+    let mut orphan = first_secret(7);
+    orphan.controller = None;
+    orphan
+        .annotations
+        .insert(CREDENTIAL.to_owned(), "other".to_owned());
     for (target, whose) in [
         (
             owned_by("Deployment", "web"),
@@ -65,6 +70,7 @@ fn each_foreign_owner_is_named() {
             "ServiceNowCredential \"other\"",
         ),
         (unsigned, "nothing says who wrote it"),
+        (orphan, "the ServiceNowCredential \"other\" wrote it"),
     ] {
         let failure = Scene::new()
             .reads_target(target)
@@ -257,8 +263,13 @@ fn the_present_owner_keeps_a_target_that_no_status_tells_of_yet() {
     let mut theirs = foreign_secret(version("new-secret-uid", 110));
     theirs.controller = Some(owner("ServiceNowCredential", "younger", "younger-uid"));
     older.target_seen = Seen::Present(theirs.version.clone());
-    let end = older.reads_target(theirs).end();
-    assert_eq!(end.outcome, Outcome::Failed(Reason::TargetConflict));
+    let older = older.reads_target(theirs).ended();
+    assert_eq!(older.synced_state(), is("False", Reason::TargetConflict));
+    // It says the same, however it knows of the other.
+    let mut told = older.clone();
+    told.rival = rival("younger", true);
+    assert_eq!(told.end().status, None);
+    assert_eq!(told.ended().status(), older.status());
 }
 
 #[test]
