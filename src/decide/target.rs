@@ -43,8 +43,7 @@ pub(super) fn target_is_free(v: &View<'_>) -> Result<(), Step> {
     let Some(rival) = &v.o.rival else {
         return Ok(());
     };
-    let exists = matches!(v.o.target_seen, Seen::Present(_));
-    if exists && !rival.owns && v.policy() != CreationPolicy::Merge {
+    if matches!(v.o.target_seen, Seen::Present(_)) && !rival.owns {
         return Ok(());
     }
     Err(settle::failed_locally(v, &anothers(v, &rival.name)).into())

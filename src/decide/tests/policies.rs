@@ -332,10 +332,14 @@ fn a_field_manager_fits_whatever_the_resource_is_called() {
 
 #[test]
 fn a_rival_for_the_secret_to_merge_into_is_one_that_owns_it() {
-    let mut scene = merging();
-    scene.rival = Some(Rival {
-        name: "owner".to_owned(),
-        owns: true,
-    });
+    let rival = |owns| {
+        let name = "owner".to_owned();
+        Some(Rival { name, owns })
+    };
+    let mut scene = merging().reads_target(open("itsm"));
+    scene.rival = rival(true);
     assert_eq!(scene.end().outcome, Outcome::Failed(Reason::TargetConflict));
+    // An older one that cannot have it.
+    scene.rival = rival(false);
+    assert!(scene.wants_to_read_client());
 }

@@ -226,12 +226,16 @@ fn the_older_of_two_resources_gets_the_target() {
     let end = younger.end();
     assert_eq!(end.outcome, Outcome::Failed(Reason::TargetConflict));
     assert_eq!(end.wake, None);
+    let message = &end.transition.as_ref().unwrap().message;
     assert!(
-        end.transition
-            .unwrap()
-            .message
-            .contains("ServiceNowCredential \"older\"")
+        message.contains("ServiceNowCredential \"older\""),
+        "{message}"
     );
+    // Behind a known owner nothing is read, as often as that renews.
+    let mut behind = younger.clone();
+    behind.rival = rival("older", true);
+    behind.target_seen = Seen::Present(version("theirs", 7));
+    assert_eq!(behind.end(), end);
     let mut older = Scene::new();
     older.rival = None;
     assert!(older.wants_to_read_client());
