@@ -34,7 +34,7 @@ impl Alone {
         let count = match alike {
             // Those that were under way together count as one.
             Some(before) if sent < before.since => before.count,
-            Some(before) if now < before.since + FORGOTTEN => before.count + 1,
+            Some(before) if !before.is_forgotten(now) => before.count + 1,
             // Where the operator waits out the limit before still, it does not count this.
             None if before.is_some() => 0,
             _ => 1,
@@ -73,6 +73,11 @@ impl Alone {
     /// When it was told last.
     pub(crate) fn since(&self) -> Micros {
         self.since
+    }
+
+    /// Nobody could ask for so long that nothing of it need be known any more.
+    pub(crate) fn is_forgotten(&self, now: Micros) -> bool {
+        now >= self.since + FORGOTTEN
     }
 
     /// Until when the instance has asked for fewer requests, if it has.

@@ -486,10 +486,11 @@ impl Promises {
         let several = *under_way > 1;
         let of_instance = self.alone.get(&instance);
         let of_client = self.ledgers.get(&client).and_then(|l| l.alone.as_ref());
-        let until = [of_instance, of_client].into_iter().flatten();
-        let until = until.filter(|alone| alone.since() < now);
+        let known = |alone: &&Alone| alone.since() < now && !alone.is_forgotten(now);
+        let of_instance = of_instance.filter(known);
+        let until = of_instance.into_iter().chain(of_client.filter(known));
         let until = until.map(|alone| alone.until(nearest) - SLACK).max();
-        let too_many = several && of_instance.is_some_and(|alone| alone.since() < now);
+        let too_many = several && of_instance.is_some();
         let too_early = until.is_some_and(|until| now < until);
         if !too_early && !too_many {
             return Ok(());

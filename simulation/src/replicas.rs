@@ -80,6 +80,10 @@ impl Run {
         let limited = resources.filter_map(|(who, credential)| {
             let failure = credential.status.failure.as_ref();
             let limited = failure.filter(|f| f.reason == Reason::RateLimited.as_str())?;
+            // Where the spec has changed since, the status does not say of which instance it tells.
+            if credential.status.observed_generation != Some(credential.generation) {
+                return None;
+            }
             let until = true_time(limited.retry_time.as_ref()?.0, self.offset);
             Some((self.client_of_resource(who)?.0, until + SECOND))
         });
