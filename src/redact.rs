@@ -13,8 +13,8 @@ pub(crate) fn blank(text: &str, secrets: &[Zeroizing<String>]) -> String {
         for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
             let secret = Zeroizing::new(secret.to_ascii_lowercase());
             // Both ends are ends of characters, as those of a secret are.
-            let ends = |at: usize| (places[at], places[at + secret.len()]);
-            found.extend(memmem::find_iter(&read, secret.as_bytes()).map(ends));
+            let begin = |end: usize| (places[end - secret.len()], places[end]);
+            found.extend(ends(&read, secret.as_bytes()).into_iter().map(begin));
         }
     }
     found.sort_unstable();
@@ -29,6 +29,33 @@ pub(crate) fn blank(text: &str, secrets: &[Zeroizing<String>]) -> String {
     }
     shown.push_str(text.get(from..).unwrap_or_default());
     shown
+}
+
+/// Where each occurrence of a secret ends, those too that overlap: by its prefix function (the method of
+/// Knuth, Morris and Pratt), which takes no longer for a secret that is like itself.
+fn ends(text: &[u8], secret: &[u8]) -> Vec<usize> {
+    if memmem::find(text, secret).is_none() {
+        return Vec::new();
+    }
+    let mut borders = vec![0; secret.len()];
+    let next = |borders: &[usize], mut matched: usize, byte: u8| {
+        while matched > 0 && (matched == secret.len() || secret[matched] != byte) {
+            matched = borders[matched - 1];
+        }
+        matched + usize::from(secret[matched] == byte)
+    };
+    for at in 1..secret.len() {
+        borders[at] = next(&borders, borders[at - 1], secret[at]);
+    }
+    let mut matched = 0;
+    let mut ends = Vec::new();
+    for (at, byte) in text.iter().enumerate() {
+        matched = next(&borders, matched, *byte);
+        if matched == secret.len() {
+            ends.push(at + 1);
+        }
+    }
+    ends
 }
 
 /// How a text is read.
@@ -133,6 +160,11 @@ mod tests {
             assert_eq!(blank("-abcde%61bc-", &secrets(of)), "-******-");
         }
         assert_eq!(blank("p@ss/word", &secrets(["w", "p@ss/word"])), "***");
+        assert_eq!(
+            blank("-p4ss-W0rdP4ss-w0rdp-", &secrets(["p4ss-w0rdp"])),
+            "-***-"
+        );
+        assert_eq!(blank("xaaaax", &secrets(["a"])), "x************x");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) const BODY_LIMIT: usize = 64 * 1024;
 /// The longest scope that is kept, as the resource's schema allows it.
 const SCOPE_LIMIT: usize = 1024;
 
-/// Tells the tokens in hand that a text of so many bytes, which an instance sent, may repeat.
+/// Tells the tokens in hand that a word of so many bytes, which an instance sent, may repeat.
 pub type InHand<'a> = &'a dyn Fn(usize) -> Vec<AccessToken>;
 
 /// Judges an answer. Nothing of a body is repeated but the OAuth error fields and the scope, with every
@@ -142,10 +142,16 @@ pub fn new_lifetime(answer: &TokenAnswer, origin: &str) -> Result<SignedDuration
 
 /// The scope is shown in the status: like every text of an instance, it may hold no credential.
 fn shown(mut answer: TokenAnswer, key: &SharingKey, in_hand: InHand<'_>) -> TokenAnswer {
-    let mut tokens = in_hand(answer.scope.len());
+    let mut tokens = in_hand(longest_word(&answer.scope));
     tokens.push(answer.token.clone());
     answer.scope = quotable(&answer.scope, &key.credentials(&tokens), SCOPE_LIMIT);
     answer
+}
+
+/// The bytes of the longest word: no token has white space in it, however it is spelled.
+pub(super) fn longest_word(text: &str) -> usize {
+    let words = text.split_ascii_whitespace().map(str::len);
+    words.max().unwrap_or(0)
 }
 
 pub(super) fn is_html(answer: &RawAnswer, body: &[u8]) -> bool {

@@ -88,7 +88,7 @@ impl Broker {
         }
     }
 
-    /// The tokens in memory that a text of so many bytes may repeat, which the instance sent in answer
+    /// The tokens in memory that a word of so many bytes may repeat, which the instance sent in answer
     /// to a request with this key: that of the key, and in longer ones any of the instance's.
     pub fn tokens(&self, key: &SharingKey, length: usize) -> Vec<AccessToken> {
         let token = |state: &KeyState| Some(state.held.as_ref()?.token.clone());

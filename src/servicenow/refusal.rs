@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::{
-    answer::{InHand, RawAnswer, quotable},
+    answer::{InHand, RawAnswer, longest_word, quotable},
     causes::{Cause, WHERE_MORE, likely, named},
     key::SharingKey,
 };
@@ -40,7 +40,7 @@ impl Refusal {
         let body = answer.body.as_deref().unwrap_or_default();
         let error: OAuthError = serde_json::from_slice(body).unwrap_or_default();
         let fields = [&error.error, &error.error_description];
-        let longest = fields.map(|field| field.len()).into_iter().max();
+        let longest = fields.map(|field| longest_word(field)).into_iter().max();
         let credentials = key.credentials(&in_hand(longest.unwrap_or(0)));
         let parts = fields.map(|field| quotable(field, &credentials, DESCRIPTION_LIMIT));
         let said: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
