@@ -86,16 +86,16 @@ impl Cluster {
             Ok(request) => self.request_metadata(request).await,
             Err(error) => Some(Err(Error::BuildRequest(error))),
         };
-        match answer {
+        match answer.map(|answer| answer.map_err(|error| without_data(error, desired))) {
             None => WriteOutcome::Failed(timed_out(call)),
             Some(Ok(metadata)) => WriteOutcome::Done(Version::from(&metadata)),
             Some(Err(error)) if is_held_by_another(&error) => WriteOutcome::Conflict(said(&error)),
             Some(Err(error)) if has_changed(&error) => WriteOutcome::Changed,
             Some(Err(error)) if code(&error) == Some(422) => {
                 let said = said(&error);
-                WriteOutcome::Failed(without_data(&not_accepted(write, &said), desired))
+                WriteOutcome::Failed(not_accepted(write, &said))
             }
-            Some(Err(error)) => WriteOutcome::Failed(without_data(&failure(&error, call), desired)),
+            Some(Err(error)) => WriteOutcome::Failed(failure(&error, call)),
         }
     }
 
@@ -227,10 +227,13 @@ fn not_accepted(write: &TargetWrite, said: &str) -> Failure {
     )
 }
 
-/// No message repeats what was sent.
-fn without_data(failure: &Failure, desired: &Desired) -> Failure {
-    let sent: Vec<_> = desired.data.spellings().collect();
-    Failure::new(failure.reason(), blank(failure.message(), &sent))
+/// No message repeats what was sent, which is looked for before anything is cut off.
+fn without_data(mut error: Error, desired: &Desired) -> Error {
+    if let Error::Api(status) = &mut error {
+        let sent: Vec<_> = desired.data.spellings().collect();
+        status.message = blank(&status.message, &sent);
+    }
+    error
 }
 
 fn owner(credential: &Credential) -> Value {
