@@ -4,9 +4,19 @@ use memchr::memmem;
 use zeroize::Zeroizing;
 
 /// Blanks every occurrence of these secrets, whatever the case of their letters, and whichever of their
-/// characters are URL-encoded. None hides a part of another. Its time grows with the length of the text
-/// for each secret, whatever they hold.
+/// characters are URL-encoded. None hides a part of another, and what is not shown of a text hides none:
+/// it is a space by then. Its time grows with the length of the text for each secret, whatever they hold.
 pub(crate) fn blank(text: &str, secrets: &[Zeroizing<String>]) -> String {
+    let text = &shown(text);
+    // URL-encoded, a secret may be as it is.
+    let as_shown = secrets.iter().map(|secret| Zeroizing::new(shown(secret)));
+    let as_shown: Vec<_> = as_shown.collect();
+    let others = as_shown.iter().zip(secrets);
+    let others = others.filter(|(shown, secret)| shown != secret);
+    let secrets: Vec<_> = secrets
+        .iter()
+        .chain(others.map(|(shown, _)| shown))
+        .collect();
     let mut found = Vec::new();
     for spelling in [Spelling::Plain, Spelling::Url, Spelling::Form] {
         let (read, places) = decoded(text, spelling);
@@ -18,17 +28,17 @@ pub(crate) fn blank(text: &str, secrets: &[Zeroizing<String>]) -> String {
         }
     }
     found.sort_unstable();
-    let mut shown = String::with_capacity(text.len());
+    let mut blanked = String::with_capacity(text.len());
     let mut from = 0;
     for (begin, end) in found {
         if begin >= from {
-            shown.push_str(text.get(from..begin).unwrap_or_default());
-            shown.push_str("***");
+            blanked.push_str(text.get(from..begin).unwrap_or_default());
+            blanked.push_str("***");
         }
         from = from.max(end);
     }
-    shown.push_str(text.get(from..).unwrap_or_default());
-    shown
+    blanked.push_str(text.get(from..).unwrap_or_default());
+    blanked
 }
 
 /// Where each occurrence of a secret ends, those too that overlap: by its prefix function (the method of
@@ -99,13 +109,18 @@ fn encoded(high: u8, low: u8) -> Option<u8> {
 /// Text fit for one line of a message: nothing that breaks the line, hides in it or turns it round,
 /// and not longer than `limit` bytes.
 pub(crate) fn one_line(text: &str, limit: usize) -> String {
-    let clean = |c: char| if is_shown(c) { c } else { ' ' };
-    let mut line: String = text.trim().chars().map(clean).collect();
+    let mut line = shown(text.trim());
     if line.len() > limit {
         line.truncate(cut(&line, limit.saturating_sub('…'.len_utf8())).len());
         line.push('…');
     }
     line
+}
+
+/// A text with a space for each character that is not shown.
+fn shown(text: &str) -> String {
+    let shown = |c: char| if is_shown(c) { c } else { ' ' };
+    text.chars().map(shown).collect()
 }
 
 /// The beginning of a text, of so many bytes at most.
@@ -165,6 +180,16 @@ mod tests {
             "-***-"
         );
         assert_eq!(blank("xaaaax", &secrets(["a"])), "x************x");
+    }
+
+    #[test]
+    fn nothing_that_is_not_shown_hides_a_secret() {
+        let words = secrets(["correct horse battery"]);
+        assert_eq!(blank("-Correct horse\nbattery-", &words), "-***-");
+        let lines = secrets(["a\nb\u{200b}c"]);
+        for text in ["-a\nb\u{200b}c-", "-a b c-", "-a%0Ab%E2%80%8bc-"] {
+            assert_eq!(blank(text, &lines), "-***-", "{text}");
+        }
     }
 
     #[test]

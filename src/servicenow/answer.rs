@@ -183,13 +183,13 @@ fn html(origin: &str, body: &[u8]) -> Failure {
 
 /// A field of an answer, fit to be shown: no credential, no control character, not too long.
 pub(super) fn quotable(field: &str, credentials: &[Zeroizing<String>], limit: usize) -> String {
-    // However long it is, little of it is looked at: each character may be written in three. What is
-    // cut may end in a part of a credential, which is not shown.
+    // However long it is, little of it is looked at: each byte may be written in three. What is cut may
+    // end in a part of a credential, which is not shown; blanked, each byte of that may be three again.
     let longest = credentials.iter().map(|credential| 3 * credential.len());
     let longest = longest.max().unwrap_or(0);
-    let looked_at = cut(field, limit + 2 * longest);
+    let looked_at = cut(field, limit + 3 * longest);
     let blanked = blank(looked_at, credentials);
-    let unsure = if looked_at == field { 0 } else { longest };
+    let unsure = if looked_at == field { 0 } else { 3 * longest };
     one_line(cut(&blanked, blanked.len().saturating_sub(unsure)), limit)
 }
 
@@ -351,6 +351,18 @@ mod tests {
             let body = serde_json::json!({"error": "e", "error_description": said});
             let failure = judged(401, "application/json", &body.to_string()).unwrap_err();
             assert!(!failure.message().contains("p@s"), "{}", failure.message());
+        }
+        // What is blanked may be longer than it was.
+        let credentials = ["6", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNO01234"]
+            .map(|of| Zeroizing::new(of.to_owned()));
+        let encoded: String = credentials[1]
+            .bytes()
+            .map(|b| format!("%{b:02X}"))
+            .collect();
+        for before in 0..220 {
+            let said = format!("{}{}", "x".repeat(before), encoded.repeat(50));
+            let shown = quotable(&said, &credentials, 400);
+            assert!(shown.chars().all(|c| "x*…".contains(c)), "{shown}");
         }
     }
 

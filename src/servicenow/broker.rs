@@ -90,20 +90,17 @@ impl Broker {
 
     /// The tokens in memory that a word of so many bytes may repeat, which the instance sent in answer
     /// to a request with this key: that of the key, and in longer ones any of the instance's.
-    pub fn tokens(&self, key: &SharingKey, length: usize) -> Vec<AccessToken> {
-        let token = |state: &KeyState| Some(state.held.as_ref()?.token.clone());
+    pub fn tokens<'a>(&'a self, key: &SharingKey, length: usize) -> Vec<AccessToken> {
+        let token = |state: &'a KeyState| Some(&state.held.as_ref()?.token);
         if length < LEAST_TOKEN {
             let own = self.keys.get(key).and_then(|state| token(state));
-            return own.into_iter().collect();
+            return own.into_iter().cloned().collect();
         }
-        let keys = self
-            .keys
-            .iter()
-            .filter(|(of, _)| of.origin() == key.origin());
+        let keys = self.keys.iter();
+        let keys = keys.filter(|(of, _)| of.origin() == key.origin());
         let tokens = keys.filter_map(|(_, state)| token(state));
-        tokens
-            .filter(|token| token.expose().len() <= length)
-            .collect()
+        let tokens = tokens.filter(|token| token.expose().len() <= length);
+        tokens.cloned().collect()
     }
 
     /// The failure that holds a whole origin, if any: known before any Secret is read.

@@ -8,7 +8,7 @@ use crate::{
     decide::{
         Failure, Outcome, Seen, Step,
         observed::{Rival, WriteOutcome},
-        ownership::{CREDENTIAL, Fields, TargetWrite},
+        ownership::{CREDENTIAL, Fields, TargetObject, TargetWrite},
     },
 };
 
@@ -246,18 +246,7 @@ fn the_older_of_two_resources_gets_the_target() {
 
 #[test]
 fn the_present_owner_keeps_a_target_that_no_status_tells_of_yet() {
-    // It was created, and the old one could not be removed: the status still names that.
-    let scene = renamed().reads_client();
-    let (write, _) = scene.writes();
-    let mut scene = scene.wrote(&write, 110);
-    let not_now = Failure::new(Reason::InternalError, "not now");
-    scene.removed.insert("itsm".to_owned(), Err(not_now));
-    let new = secret_of(
-        &scene.credential,
-        write.desired(),
-        version("new-secret-uid", 110),
-    );
-    let mut scene = scene.ended().at(3);
+    let (mut scene, new) = old_target_left(Reason::InternalError);
     scene.rival = rival("older", false);
     assert!(scene.wants_to_read_target());
     let scene = scene.reads_target(new).reads_client();
@@ -298,6 +287,19 @@ fn renamed() -> Scene {
     scene
 }
 
+/// The target of the new name was written, and that of the old one, which the status still names, could
+/// not be removed; with the new one.
+fn old_target_left(reason: Reason) -> (Scene, TargetObject) {
+    let scene = renamed().reads_client();
+    let (write, _) = scene.writes();
+    let mut scene = scene.wrote(&write, 110);
+    let left = Failure::new(reason, "it is left");
+    scene.removed.insert("itsm".to_owned(), Err(left));
+    let version = version("new-secret-uid", 110);
+    let new = secret_of(&scene.credential, write.desired(), version);
+    (scene.ended().at(3), new)
+}
+
 #[test]
 fn a_renamed_target_is_moved_new_first() {
     let scene = renamed().reads_client();
@@ -327,19 +329,12 @@ fn a_renamed_target_is_moved_new_first() {
 
 #[test]
 fn an_old_target_that_cannot_be_removed_is_not_forgotten() {
-    let scene = renamed().reads_client();
-    let (write, _) = scene.writes();
-    let mut scene = scene.wrote(&write, 110);
-    let forbidden = Failure::new(Reason::PermissionDenied, "delete secrets is forbidden");
-    scene.removed.insert("itsm".to_owned(), Err(forbidden));
-    let desired = write.desired().clone();
-    let mut scene = scene.ended().at(3);
+    let (scene, new) = old_target_left(Reason::PermissionDenied);
     assert_eq!(scene.synced_state(), is("False", Reason::PermissionDenied));
     assert_eq!(scene.ready(), is("True", Reason::TokenValid));
     assert_eq!(scene.status().target.as_ref().unwrap().name, "itsm");
     assert!(scene.wants_to_read_target());
-    let new = secret_of(&scene.credential, &desired, version("new-secret-uid", 110));
-    scene = scene.reads_target(new).reads_client();
+    let scene = scene.reads_target(new).reads_client();
     assert!(
         matches!(scene.decide(), Step::RemovePrevious { .. }),
         "{:?}",

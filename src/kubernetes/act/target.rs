@@ -86,16 +86,19 @@ impl Cluster {
             Ok(request) => self.request_metadata(request).await,
             Err(error) => Some(Err(Error::BuildRequest(error))),
         };
-        match answer.map(|answer| answer.map_err(|error| without_data(error, desired))) {
+        match answer {
             None => WriteOutcome::Failed(timed_out(call)),
             Some(Ok(metadata)) => WriteOutcome::Done(Version::from(&metadata)),
-            Some(Err(error)) if is_held_by_another(&error) => WriteOutcome::Conflict(said(&error)),
+            Some(Err(error)) if is_held_by_another(&error) => {
+                WriteOutcome::Conflict(said(&without_data(error, desired)))
+            }
             Some(Err(error)) if has_changed(&error) => WriteOutcome::Changed,
             Some(Err(error)) if code(&error) == Some(422) => {
-                let said = said(&error);
-                WriteOutcome::Failed(not_accepted(write, &said))
+                let advice = advice(write, &error);
+                let said = said(&without_data(error, desired));
+                WriteOutcome::Failed(not_accepted(&desired.name, &said, advice))
             }
-            Some(Err(error)) => WriteOutcome::Failed(failure(&error, call)),
+            Some(Err(error)) => WriteOutcome::Failed(failure(&without_data(error, desired), call)),
         }
     }
 
@@ -206,9 +209,16 @@ fn merge_manager(credential: &Credential) -> String {
 
 /// The API server does not take the Secret as it was sent, and will not before a person changes
 /// something.
-fn not_accepted(write: &TargetWrite, said: &str) -> Failure {
-    let name = &write.desired().name;
-    let advice = match (said.contains("`immutable` is set"), write) {
+fn not_accepted(name: &str, said: &str, advice: &str) -> Failure {
+    Failure::new(
+        Reason::InternalError,
+        format!("The Kubernetes API does not accept the Secret {name:?}: {said}. {advice}"),
+    )
+}
+
+/// What that person is to do.
+fn advice(write: &TargetWrite, error: &Error) -> &'static str {
+    match (said(error).contains("`immutable` is set"), write) {
         (true, TargetWrite::Merge { .. }) => {
             "It was made immutable, so it takes no token: whose it is has to create it anew."
         }
@@ -220,11 +230,7 @@ fn not_accepted(write: &TargetWrite, said: &str) -> Failure {
             "Correct spec.target: its type says which keys its data must have, and each key what its \
              template must give."
         }
-    };
-    Failure::new(
-        Reason::InternalError,
-        format!("The Kubernetes API does not accept the Secret {name:?}: {said}. {advice}"),
-    )
+    }
 }
 
 /// No message repeats what was sent, which is looked for before anything is cut off.
