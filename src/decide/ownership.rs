@@ -244,8 +244,11 @@ fn opened(target: &TargetObject, name: &str) -> Ownership {
     if names.any(|allowed| allowed.trim() == name) {
         return Ownership::Ours;
     }
+    let owner = target.controller.as_ref();
+    let owner = owner.map(|owner| format!(", {} {:?},", owner.kind, owner.name));
     Ownership::Foreign(format!(
-        "its owner has not opened it to this resource by the annotation {ALLOW_MERGE}: {name}"
+        "its owner{} has not opened it to this resource by the annotation {ALLOW_MERGE}: {name}",
+        owner.unwrap_or_default()
     ))
 }
 

@@ -43,7 +43,15 @@ pub(super) fn target_is_free(v: &View<'_>) -> Result<(), Step> {
     let Some(rival) = &v.o.rival else {
         return Ok(());
     };
-    if matches!(v.o.target_seen, Seen::Present(_)) && !rival.owns {
+    let exists = match (v.o.target_seen, v.o.target) {
+        (Seen::Absent, _) => false,
+        _ if v.has_written() => true,
+        // A read is news to the watch.
+        (_, Some(read)) => read.is_some(),
+        (Seen::Present(_), None) => true,
+        (Seen::Unknown, None) => return Err(target_to_be_read(v)),
+    };
+    if exists && !rival.owns {
         return Ok(());
     }
     Err(settle::failed_locally(v, &anothers(v, &rival.name)).into())

@@ -157,6 +157,7 @@ impl Objects {
                     && named.seen == Seen::Unknown
                 {
                     named.seen = Seen::Absent;
+                    return named.users.clone();
                 }
                 Vec::new()
             }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use jiff::Timestamp;
 
 use super::objects::{Objects, Relist, is_newer};
 
@@ -109,8 +110,11 @@ impl Store {
         let (before, after) = (old.as_deref().map(named_by), named_by(&credential));
         let before = before.unwrap_or_default();
         // A target that is given up may be another's now, even while the status still names it.
-        if let Some(given_up) = old.as_deref().and_then(Credential::target_secret)
-            && credential.target_secret().as_ref() != Some(&given_up)
+        if let Some(old) = old.as_deref()
+            && let Some(given_up) = old.target_secret()
+            && !(old.uid == credential.uid
+                && merges(old) == merges(&credential)
+                && credential.target_secret().as_ref() == Some(&given_up))
         {
             let others = self.secrets.users(&given_up);
             woken.extend(others.filter(|user| **user != name).cloned());
@@ -258,34 +262,40 @@ impl Store {
     }
 
     /// The resource that comes before this one for the same target, if any: the present owner,
-    /// else the older one.
+    /// else the older one. Those who merge create no Secret, so the Secret alone says whether they may.
     pub fn rival(&self, credential: &Credential) -> Option<Rival> {
         let target = credential.target_secret()?;
         let seen = self.secrets.seen(&target);
-        let owns = |c: &Credential| match (seen, &c.status.target) {
-            (Seen::Present(seen), Some(t)) => *t.name == *target.name && t.uid == seen.uid,
-            // Nobody has seen it yet: who wrote it last would know.
-            (Seen::Unknown, Some(t)) => *t.name == *target.name,
-            _ => false,
+        let owns = |c: &Credential| {
+            let wrote = c.status.target.as_ref();
+            let wrote = wrote.filter(|t| t.creation_policy != CreationPolicy::Merge);
+            match (seen, wrote) {
+                (Seen::Present(seen), Some(t)) => *t.name == *target.name && t.uid == seen.uid,
+                // Nobody has seen it yet: who wrote it last would know.
+                (Seen::Unknown, Some(t)) => *t.name == *target.name,
+                _ => false,
+            }
         };
-        if owns(credential) {
+        if merges(credential) || owns(credential) {
             return None;
         }
-        let age = |c: &Credential| (c.created_at, c.uid.clone());
-        self.secrets
-            .users(&target)
-            .filter(|user| **user != credential.name)
-            .filter_map(|user| self.credentials.get(user))
+        let others = self.secrets.users(&target);
+        let others = others.filter(|user| **user != credential.name);
+        let others = others.filter_map(|user| self.credentials.get(user));
+        others
             .filter(|other| other.target_secret().as_ref() == Some(&target))
-            // Those who merge share a Secret, and the API server watches over its keys.
-            .filter(|other| !(merges(credential) && merges(other)))
-            .filter(|other| owns(other) || age(other) < age(credential))
-            .min_by_key(|other| (!owns(other), age(other)))
+            .filter(|other| owns(other) || !merges(other) && age(other) < age(credential))
+            .min_by(|a, b| (!owns(a), age(a)).cmp(&(!owns(b), age(b))))
             .map(|other| Rival {
                 name: other.name.name.to_string(),
                 owns: owns(other),
             })
     }
+}
+
+/// By what two resources are told apart of which neither owns their target.
+fn age(credential: &Credential) -> (Timestamp, &str) {
+    (credential.created_at, &credential.uid)
 }
 
 /// How a resource differs from what it was.

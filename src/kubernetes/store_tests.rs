@@ -142,8 +142,11 @@ fn a_read_that_is_ahead_of_the_watch_is_news_to_all_and_one_behind_is_none() {
     let relist = store.begin_relist(None);
     store.secrets.end_relist(&relist);
     assert_eq!(store.secrets.seen(&client), &Seen::Absent);
+    store.apply(credential("d", "later", 7));
+    let later = store.secrets.read(&name("later"), None);
+    assert_eq!(later, [name("d")], "named since that list");
     let woken = store.secrets.read(&client, Some(version("u", 5)));
-    assert_eq!(woken, ["a", "b"].map(name));
+    assert_eq!(woken, ["a", "b", "d"].map(name));
     assert_eq!(store.secrets.read(&client, Some(version("u", 4))), []);
     assert_eq!(
         store.secrets.read(&client, None),
@@ -470,6 +473,63 @@ fn rivals_wake_when_a_target_is_freed() {
     assert_eq!(store.rival(store.get(&name("young")).unwrap()), None);
     // And when its status forgets it.
     wakes(written(&mut store, "old", 5, wrote("other", "u")));
+}
+
+#[test]
+fn a_rival_that_has_its_place_no_more_wakes_the_others_under_the_same_name_too() {
+    let (old, young) = (
+        created(1, credential("old", "token", 1)),
+        created(2, credential("young", "token", 2)),
+    );
+    let by_name = |store: &Store| store.rival(store.get(&name("young")).unwrap());
+    let mut store = store([old.clone(), young]);
+    assert_eq!(by_name(&store), older("old"));
+    // Another resource of its name, of which the watch told in one.
+    let replaced = Credential {
+        uid: "another-uid".to_owned(),
+        ..created(3, credential("old", "token", 3))
+    };
+    assert_eq!(store.apply(replaced.clone()), ["old", "young"].map(name));
+    assert_eq!(by_name(&store), None);
+    // It creates no Secret any more.
+    let mut store = self::store([created(2, credential("young", "token", 2)), old.clone()]);
+    assert_eq!(
+        store.apply(merging(Credential {
+            generation: 2,
+            resource_version: "4".to_owned(),
+            ..old.clone()
+        })),
+        ["old", "young"].map(name)
+    );
+    assert_eq!(by_name(&store), None);
+}
+
+/// The same resource with creationPolicy Merge.
+fn merging(credential: Credential) -> Credential {
+    let mut spec = ServiceNowCredentialSpec::clone(credential.spec.as_ref().unwrap());
+    spec.target.get_or_insert_default().creation_policy = Some(CreationPolicy::Merge);
+    Credential {
+        spec: Ok(spec.into()),
+        ..credential
+    }
+}
+
+#[test]
+fn those_who_merge_have_no_rivals_and_are_none() {
+    let merger = created(1, merging(credential("merger", "token", 1)));
+    let young = created(2, credential("young", "token", 2));
+    let mut store = store([merger.clone(), young.clone()]);
+    assert_eq!((store.rival(&merger), store.rival(&young)), (None, None));
+    // Its record of somebody's Secret does not make that its own.
+    store.secrets.applied(&name("token"), version("u", 5));
+    let mut merged = wrote("token", "u");
+    let target = Arc::make_mut(&mut merged).target.as_mut().unwrap();
+    target.creation_policy = CreationPolicy::Merge;
+    written(&mut store, "merger", 6, merged);
+    let of = |store: &Store, who| store.rival(store.get(&name(who)).unwrap());
+    assert_eq!(of(&store, "young"), None);
+    written(&mut store, "young", 7, wrote("token", "u"));
+    assert_eq!((of(&store, "young"), of(&store, "merger")), (None, None));
 }
 
 #[test]

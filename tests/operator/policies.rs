@@ -216,6 +216,46 @@ async fn a_key_that_another_resource_has_merged_is_left_to_it_until_it_goes() {
 }
 
 #[tokio::test]
+async fn a_key_is_merged_into_another_resources_secret_that_is_open_and_both_go_on() {
+    let scene = Scene::new(LONG).await;
+    let _operator = scene.operator().await;
+    let mut owner = scene.spec();
+    owner["target"] = json!({"name": "app"});
+    scene.create("owner", owner).await;
+    scene.await_synced("owner").await;
+    let mut spec = merging(&scene);
+    spec["target"]["data"] = json!({"other": "{{ token }}"});
+    scene.create("itsm", spec).await;
+    let message = scene.await_failure("itsm", "TargetConflict").await;
+    let whose = "its owner, ServiceNowCredential \"owner\", has not opened it";
+    assert!(message.contains(whose), "{message}");
+    let open = json!({"metadata": {"annotations": {"snowcred.dev/allow-merge": "itsm"}}});
+    patch(&scene, "kubectl-annotate", open).await;
+    let synced = ("True", "TokenSynced");
+    scene
+        .await_condition("itsm", "Synced", synced.0, synced.1)
+        .await;
+    // Each renews, and leaves the other's key alone.
+    for name in ["owner", "itsm"] {
+        let before = data(&scene.secret("app").await.unwrap());
+        scene.renew(name, "now").await;
+        eventually("both keys are there, and one is new", async || {
+            let held = data(&scene.secret("app").await?);
+            let keys: Vec<_> = held.keys().map(String::as_str).collect();
+            (keys == ["other", "token"] && held != before).then_some(())
+        })
+        .await;
+        scene
+            .await_condition(name, "Synced", synced.0, synced.1)
+            .await;
+    }
+    // After a restart, too.
+    scene.delete("owner").await;
+    let message = scene.await_failure("itsm", "TargetMissing").await;
+    assert!(message.contains("\"app\""), "{message}");
+}
+
+#[tokio::test]
 async fn only_a_resource_that_merges_carries_a_finalizer() {
     let scene = Scene::new(LONG).await;
     put_open(&scene, "app", "merge").await;

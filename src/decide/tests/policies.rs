@@ -7,7 +7,7 @@ use crate::{
     api::{CreationPolicy, Reason},
     decide::{
         Failure, Outcome, Seen, Step,
-        observed::{Rival, WriteOutcome},
+        observed::WriteOutcome,
         ownership::{
             ALLOW_MERGE, Fields, Ownership, TargetObject, TargetWrite, field_manager, judge,
         },
@@ -331,15 +331,17 @@ fn a_field_manager_fits_whatever_the_resource_is_called() {
 }
 
 #[test]
-fn a_rival_for_the_secret_to_merge_into_is_one_that_owns_it() {
-    let rival = |owns| {
-        let name = "owner".to_owned();
-        Some(Rival { name, owns })
-    };
-    let mut scene = merging().reads_target(open("itsm"));
-    scene.rival = rival(true);
-    assert_eq!(scene.end().outcome, Outcome::Failed(Reason::TargetConflict));
-    // An older one that cannot have it.
-    scene.rival = rival(false);
-    assert!(scene.wants_to_read_client());
+fn whose_secret_it_is_that_is_not_open_is_said() {
+    let mut owned = first_secret(7);
+    owned.controller = Some(owner("ServiceNowCredential", "other", "other-uid"));
+    let end = merging().reads_target(owned.clone()).end();
+    assert_eq!(end.outcome, Outcome::Failed(Reason::TargetConflict));
+    let message = end.transition.unwrap().message;
+    let whose = "its owner, ServiceNowCredential \"other\", has not opened it";
+    assert!(message.contains(whose), "{message}");
+    // Its owner's word counts, whoever that is.
+    owned
+        .annotations
+        .insert(ALLOW_MERGE.to_owned(), "itsm".to_owned());
+    assert!(merging().reads_target(owned).wants_to_read_client());
 }

@@ -279,6 +279,28 @@ fn a_target_that_was_created_anew_in_this_round_is_not_yielded_to_an_older_resou
     assert_eq!(scene.end().wake, Some(at(2400)));
 }
 
+#[test]
+fn what_is_read_tells_better_than_the_watch_whether_there_is_a_secret_to_yield() {
+    let mut scene = Scene::new();
+    scene.rival = rival("older", false);
+    // Nobody has seen it yet.
+    scene.target_seen = Seen::Unknown;
+    assert!(scene.wants_to_read_target());
+    let theirs = foreign_secret(version("theirs", 7));
+    let said = scene.clone().reads_target(theirs).ended();
+    let message = &said.status().failure.as_ref().unwrap().message;
+    assert!(message.contains("last written by \"kubectl\""), "{message}");
+    let yields = |scene: &Scene| {
+        let message = scene.end().transition.unwrap().message;
+        message.contains("ServiceNowCredential \"older\", which came first")
+    };
+    scene.target = Some(None);
+    assert!(yields(&scene));
+    // It was deleted, and the watch is behind.
+    scene.target_seen = Seen::Present(version("itsm-secret-uid", 100));
+    assert!(yields(&scene));
+}
+
 /// The resource wants its Secret under another name, and nothing stands there yet.
 fn renamed() -> Scene {
     let mut scene = Scene::synced().with_target(|target| target.name = Some("new".to_owned()));
