@@ -249,10 +249,17 @@ async fn a_key_is_merged_into_another_resources_secret_that_is_open_and_both_go_
             .await_condition(name, "Synced", synced.0, synced.1)
             .await;
     }
-    // After a restart, too.
-    scene.delete("owner").await;
-    let message = scene.await_failure("itsm", "TargetMissing").await;
-    assert!(message.contains("\"app\""), "{message}");
+    // Nothing goes on between them.
+    let left = scene.secret("app").await.unwrap();
+    let mut other = scene.spec();
+    other["target"] = json!({"name": "app"});
+    scene.create("younger", other).await;
+    let message = scene.await_failure("younger", "TargetConflict").await;
+    assert!(
+        message.contains("ServiceNowCredential \"owner\""),
+        "{message}"
+    );
+    assert_eq!(scene.secret("app").await.unwrap(), left);
 }
 
 #[tokio::test]
