@@ -41,6 +41,22 @@ pub(crate) fn blank(text: &str, secrets: &[Zeroizing<String>]) -> String {
     blanked
 }
 
+/// Blanks these secrets, and each word that looks like one: as long as no name, number or UUID is, of the
+/// characters of a token (RFC 6750, section 2.1) or of base64, as they are or URL-encoded.
+pub(crate) fn blank_likely(text: &str, secrets: &[Zeroizing<String>]) -> String {
+    const LEAST: usize = 40;
+    let breaks = |c: char| !c.is_ascii_alphanumeric() && !"-._~+/=%".contains(c);
+    let mut shown = String::with_capacity(text.len());
+    for part in blank(text, secrets).split_inclusive(breaks) {
+        let word = part.trim_end_matches(breaks);
+        let has = |of: fn(&u8) -> bool| word.bytes().any(|byte| of(&byte));
+        let likely = word.len() >= LEAST && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+        shown.push_str(if likely { "***" } else { word });
+        shown.push_str(&part[word.len()..]);
+    }
+    shown
+}
+
 /// Where each occurrence of a secret ends, those too that overlap: by its prefix function (the method of
 /// Knuth, Morris and Pratt), which takes no longer for a secret that is like itself.
 fn ends(text: &[u8], secret: &[u8]) -> Vec<usize> {
@@ -180,6 +196,21 @@ mod tests {
             "-***-"
         );
         assert_eq!(blank("xaaaax", &secrets(["a"])), "x************x");
+    }
+
+    #[test]
+    fn a_word_that_is_like_a_token_is_blanked_and_what_a_person_needs_is_left() {
+        let token = "RFJq8-sHeHjqf2X1CtEHLfJ3NzeIcBTCbWxgGQWVJVHcOmvrL9ts8Dl4iVwMn0fQZ8pqFL3uVUBEGbg1Xg-cDw";
+        let encoded = token.replace('-', "%2D");
+        let said = format!("{token}, Bearer:{encoded} (é{token}é)");
+        assert_eq!(blank_likely(&said, &[]), "***, Bearer:*** (é***é)");
+        for said in [
+            "See https://support.servicenow.com/kb?id=kb_article_view&sysparm_article=KB0725643",
+            "transaction 8f14e45f-ceea-467f-a0e6-0c2b3c5d6e7f of 5c1d7a6ac0a8016400e1ec2d5e6f7a8b",
+            "com.snc.platform.security.oauth.is.active is false",
+        ] {
+            assert_eq!(blank_likely(said, &[]), said);
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Variables<'a> {
 pub struct Rendered {
     /// Key → value.
     values: BTreeMap<String, Zeroizing<String>>,
+    /// What of it is secret by itself.
+    secrets: [Zeroizing<String>; 2],
     sha256: String,
 }
 
@@ -66,12 +68,11 @@ impl Rendered {
             .map(|(key, value)| (key.as_str(), STANDARD.encode(value.as_bytes())))
     }
 
-    /// Every value in both of its spellings, for blanking.
+    /// Every value in both of its spellings, and what in it is secret by itself, for blanking.
     pub(crate) fn spellings(&self) -> impl Iterator<Item = Zeroizing<String>> {
         let encoded = |value: &Zeroizing<String>| Zeroizing::new(STANDARD.encode(value.as_bytes()));
-        self.values
-            .values()
-            .flat_map(move |value| [encoded(value), value.clone()])
+        let all = self.values.values().chain(&self.secrets);
+        all.flat_map(move |value| [encoded(value), value.clone()])
     }
 
     /// The keys.
@@ -170,6 +171,8 @@ pub fn render(
     Ok(Rendered {
         sha256: digest(entries.map(|(key, value)| (key.as_str(), value.as_bytes()))),
         values: rendered,
+        secrets: [variables.token.expose(), variables.client_id]
+            .map(|secret| Zeroizing::new(secret.to_owned())),
     })
 }
 

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::{
     key::SharingKey,
     refusal::refused,
-    token::{AccessToken, TokenAnswer, parse_answer},
+    token::{TokenAnswer, parse_answer},
 };
 use crate::{
     api::Reason,
@@ -33,8 +33,9 @@ pub(super) const BODY_LIMIT: usize = 64 * 1024;
 /// The longest scope that is kept, as the resource's schema allows it.
 const SCOPE_LIMIT: usize = 1024;
 
-/// Tells the tokens in hand that a word of so many bytes, which an instance sent, may repeat.
-pub type InHand<'a> = &'a dyn Fn(usize) -> Vec<AccessToken>;
+/// Tells the credentials in hand besides the key's own that a text may repeat which an instance sent,
+/// and whose longest word has so many bytes.
+pub type InHand<'a> = &'a dyn Fn(usize) -> Vec<Zeroizing<String>>;
 
 /// Judges an answer. Nothing of a body is repeated but the OAuth error fields and the scope, with every
 /// credential in hand blanked.
@@ -142,13 +143,13 @@ pub fn new_lifetime(answer: &TokenAnswer, origin: &str) -> Result<SignedDuration
 
 /// The scope is shown in the status: like every text of an instance, it may hold no credential.
 fn shown(mut answer: TokenAnswer, key: &SharingKey, in_hand: InHand<'_>) -> TokenAnswer {
-    let mut tokens = in_hand(longest_word(&answer.scope));
-    tokens.push(answer.token.clone());
-    answer.scope = quotable(&answer.scope, &key.credentials(&tokens), SCOPE_LIMIT);
+    let mut others = in_hand(longest_word(&answer.scope));
+    others.push(Zeroizing::new(answer.token.expose().to_owned()));
+    answer.scope = quotable(&answer.scope, &key.credentials(others), blank, SCOPE_LIMIT);
     answer
 }
 
-/// The bytes of the longest word: no token has white space in it, however it is spelled.
+/// The bytes of the longest word: however a credential is spelled, none of its words gets shorter.
 pub(super) fn longest_word(text: &str) -> usize {
     let words = text.split_ascii_whitespace().map(str::len);
     words.max().unwrap_or(0)
@@ -182,7 +183,12 @@ fn html(origin: &str, body: &[u8]) -> Failure {
 }
 
 /// A field of an answer, fit to be shown: no credential, no control character, not too long.
-pub(super) fn quotable(field: &str, credentials: &[Zeroizing<String>], limit: usize) -> String {
+pub(super) fn quotable(
+    field: &str,
+    credentials: &[Zeroizing<String>],
+    blank: impl Fn(&str, &[Zeroizing<String>]) -> String,
+    limit: usize,
+) -> String {
     // However long it is, little of it is looked at: each byte may be written in three. What is cut may
     // end in a part of a credential, which is not shown; blanked, each byte of that may be three again.
     let longest = credentials.iter().map(|credential| 3 * credential.len());
@@ -220,9 +226,9 @@ mod tests {
         )
     }
 
-    /// The tokens that are in hand.
-    fn in_hand(_: usize) -> Vec<AccessToken> {
-        AccessToken::parse("still-good_1/x=").into_iter().collect()
+    /// The token that is in hand.
+    fn in_hand(_: usize) -> Vec<Zeroizing<String>> {
+        vec![Zeroizing::new("still-good_1/x=".to_owned())]
     }
 
     fn judged(status: u16, content_type: &str, body: &str) -> Result<TokenAnswer, Failure> {
@@ -307,7 +313,7 @@ mod tests {
 
     #[test]
     fn an_echoed_credential_is_blanked_in_every_spelling() {
-        for spelling in key().credentials(&in_hand(0)) {
+        for spelling in key().credentials(in_hand(0)) {
             let body = serde_json::json!({"error": "x", "error_description": format!("got {}!", *spelling)});
             let failure = judged(401, "application/json", &body.to_string()).unwrap_err();
             assert!(
@@ -361,7 +367,7 @@ mod tests {
             .collect();
         for before in 0..220 {
             let said = format!("{}{}", "x".repeat(before), encoded.repeat(50));
-            let shown = quotable(&said, &credentials, 400);
+            let shown = quotable(&said, &credentials, blank, 400);
             assert!(shown.chars().all(|c| "x*…".contains(c)), "{shown}");
         }
     }

@@ -33,7 +33,7 @@ fn now() -> Timestamp {
 
 /// The credentials raw, in base64 and URL-encoded.
 fn spellings(key: &SharingKey) -> Vec<String> {
-    let credentials = key.credentials(&[]);
+    let credentials = key.credentials([]);
     let urls = credentials.iter().flat_map(|credential| {
         let url: String = form_urlencoded::byte_serialize(credential.as_bytes()).collect();
         [url.replace('+', "%20"), url]

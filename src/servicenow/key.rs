@@ -6,11 +6,14 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE},
+};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
-use super::{tls::Tls, token::AccessToken};
+use super::tls::Tls;
 use crate::api::{ClientAuthentication, Instance};
 
 /// Tokens and refusals are shared by this key and by nothing less: origin, client authentication,
@@ -144,28 +147,35 @@ impl SharingKey {
         Zeroizing::new(form.finish())
     }
 
-    /// Every credential in hand that could come back in an answer, with these tokens:
-    /// raw, and in base64 with and without padding.
-    pub(crate) fn credentials<'a>(
-        &self,
-        tokens: impl IntoIterator<Item = &'a AccessToken>,
-    ) -> Vec<Zeroizing<String>> {
+    /// What is secret in a request, where it fits: the client's id and secret, the two as the
+    /// `Authorization` header joins them, and the user's password. A user's name is a word like
+    /// others: blanked, it would take the sense out of what is said.
+    pub(crate) fn secrets(&self, fits: &dyn Fn(&str) -> bool) -> Vec<Zeroizing<String>> {
         let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
-        let mut all = Vec::new();
-        // A user's name is a word like others: blanked, it would take the sense out of what is said.
         let password = self.user.as_ref().map(|(_, password)| password);
         let client = [&pair, &self.client_secret, &self.client_id];
-        let tokens = tokens.into_iter();
-        let tokens: Vec<_> = tokens
-            .map(|token| Zeroizing::new(token.expose().to_owned()))
-            .collect();
-        for credential in client.into_iter().chain(password).chain(&tokens) {
-            let base64 = STANDARD.encode(credential.as_bytes());
-            all.push(Zeroizing::new(base64.trim_end_matches('=').to_owned()));
-            all.push(Zeroizing::new(base64));
-            all.push(credential.clone());
+        let all = client.into_iter().chain(password);
+        all.filter(|secret| fits(secret)).cloned().collect()
+    }
+
+    /// Every credential in hand that could come back in an answer, with these others: raw, without the
+    /// white space around it, and in base64, standard and for URLs, with and without padding.
+    pub(crate) fn credentials(
+        &self,
+        others: impl IntoIterator<Item = Zeroizing<String>>,
+    ) -> Vec<Zeroizing<String>> {
+        let mut all = Vec::new();
+        for credential in self.secrets(&|_| true).into_iter().chain(others) {
+            for encoded in [STANDARD, URL_SAFE].map(|base64| base64.encode(&*credential)) {
+                all.push(Zeroizing::new(encoded.trim_end_matches('=').to_owned()));
+                all.push(Zeroizing::new(encoded));
+            }
+            all.push(Zeroizing::new(credential.trim().to_owned()));
+            all.push(credential);
         }
         all.retain(|spelling| !spelling.is_empty());
+        all.sort_unstable_by(|a, b| a.as_str().cmp(b));
+        all.dedup();
         all
     }
 }

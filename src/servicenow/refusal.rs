@@ -9,7 +9,7 @@ use super::{
     causes::{Cause, WHERE_MORE, likely, named},
     key::SharingKey,
 };
-use crate::{api::Reason, decide::Failure};
+use crate::{api::Reason, decide::Failure, redact::blank_likely};
 
 /// The longest part of an `error_description` that is repeated.
 const DESCRIPTION_LIMIT: usize = 200;
@@ -41,8 +41,9 @@ impl Refusal {
         let error: OAuthError = serde_json::from_slice(body).unwrap_or_default();
         let fields = [&error.error, &error.error_description];
         let longest = fields.map(|field| longest_word(field)).into_iter().max();
-        let credentials = key.credentials(&in_hand(longest.unwrap_or(0)));
-        let parts = fields.map(|field| quotable(field, &credentials, DESCRIPTION_LIMIT));
+        let credentials = key.credentials(in_hand(longest.unwrap_or(0)));
+        // A token that an earlier process was given, or that was replaced, is in hand no more.
+        let parts = fields.map(|f| quotable(f, &credentials, blank_likely, DESCRIPTION_LIMIT));
         let said: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         Self {
             status: answer.status,

@@ -72,7 +72,8 @@ async fn logs_events_conditions_and_metrics_hold_no_secret_at_any_log_level() {
     as_user["verify"] = json!({"path": "/api/now/table/sys_user"});
     scene.create("user", as_user).await;
     secrets.push(scene.await_synced("user").await);
-    secrets.push(scene.await_synced("itsm").await);
+    let first = scene.await_synced("itsm").await;
+    secrets.push(first.clone());
     scene
         .await_condition("body", "Synced", "True", "TokenSynced")
         .await;
@@ -94,9 +95,10 @@ async fn logs_events_conditions_and_metrics_hold_no_secret_at_any_log_level() {
             secrets.push(new.await);
         }
     }
-    // An instance that says back what it gave.
+    // An instance that says back what it gave, lately and before.
     let given = scene.token("itsm").await.expect("there is a token");
-    let told = json!({"error": "server_error", "error_description": format!("{given} is in use")});
+    let told =
+        json!({"error": "server_error", "error_description": format!("{given}, not {first}")});
     scene
         .instance
         .set_fault(Some(Fault::InvalidRequest(400, told.to_string())));

@@ -89,16 +89,7 @@ impl Cluster {
         match answer {
             None => WriteOutcome::Failed(timed_out(call)),
             Some(Ok(metadata)) => WriteOutcome::Done(Version::from(&metadata)),
-            Some(Err(error)) if is_held_by_another(&error) => {
-                WriteOutcome::Conflict(said(&without_data(error, desired)))
-            }
-            Some(Err(error)) if has_changed(&error) => WriteOutcome::Changed,
-            Some(Err(error)) if code(&error) == Some(422) => {
-                let advice = advice(write, &error);
-                let said = said(&without_data(error, desired));
-                WriteOutcome::Failed(not_accepted(&desired.name, &said, advice))
-            }
-            Some(Err(error)) => WriteOutcome::Failed(failure(&without_data(error, desired), call)),
+            Some(Err(error)) => refused(error, write, call),
         }
     }
 
@@ -188,6 +179,24 @@ impl Cluster {
         }
         Err(changing("Secret", name))
     }
+}
+
+/// What became of a write that the API server refused: judged by what it said, and told without what
+/// was sent.
+fn refused(error: Error, write: &TargetWrite, call: Call<'_>) -> WriteOutcome {
+    let desired = write.desired();
+    if is_held_by_another(&error) {
+        return WriteOutcome::Conflict(said(&without_data(error, desired)));
+    }
+    if has_changed(&error) {
+        return WriteOutcome::Changed;
+    }
+    if code(&error) != Some(422) {
+        return WriteOutcome::Failed(failure(&without_data(error, desired), call));
+    }
+    let advice = advice(write, &error);
+    let said = said(&without_data(error, desired));
+    WriteOutcome::Failed(not_accepted(&desired.name, &said, advice))
 }
 
 /// A merge met a key that another field manager holds (Kubernetes documentation, "Server-Side
@@ -326,4 +335,85 @@ fn replacement(
         },
         "data": with_nulls(&data, &dropped.data),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use kube::core::Status;
+
+    use super::*;
+    use crate::{
+        decide::template::{Variables, render},
+        servicenow::AccessToken,
+    };
+
+    const TOKEN: &str = "a-bearer-token-0123456789";
+
+    /// The create of a Secret with these values, and what becomes of it where the API server says so.
+    fn refused_with(templates: [(&str, &str); 2], code: u16, message: String) -> WriteOutcome {
+        let templates = templates.map(|(key, template)| (key.to_owned(), template.to_owned()));
+        let variables = Variables {
+            token: &AccessToken::parse(TOKEN).unwrap(),
+            scope: "useraccount",
+            expires_at: Timestamp::UNIX_EPOCH,
+            instance_url: "https://dev1.service-now.com",
+            client_id: "the-client",
+        };
+        let write = TargetWrite::Create(Desired {
+            name: "itsm".to_owned(),
+            owned: true,
+            type_: "Opaque".to_owned(),
+            labels: Metadata::new(),
+            annotations: Metadata::new(),
+            data: render(&templates.into(), &variables).unwrap(),
+        });
+        let call = Call {
+            verb: "create",
+            resource: "secrets",
+            namespace: "team-a",
+            name: "itsm",
+        };
+        let status = Status {
+            code,
+            message,
+            ..Status::default()
+        };
+        refused(Error::Api(Box::new(status)), &write, call)
+    }
+
+    fn told(outcome: WriteOutcome) -> String {
+        match outcome {
+            WriteOutcome::Failed(failure) => failure.message().to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_that_was_sent_is_told_not_even_in_part_where_the_answer_is_cut() {
+        let values = [("header", "Bearer {{ token }}"), ("token", "{{ token }}")];
+        for code in [400, 403, 422] {
+            for before in 340..420 {
+                let message = format!("{} Bearer {TOKEN} {TOKEN}", "x".repeat(before));
+                let told = told(refused_with(values, code, message));
+                assert!(!told.contains("a-be"), "{told}");
+            }
+            // A part of what was sent, too.
+            let of_the_client = format!("the token {TOKEN} of the-client");
+            let told = told(refused_with(values, code, of_the_client));
+            assert!(told.contains("the token *** of ***"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_was_sent_does_not_change_what_an_answer_means() {
+        let values = [("a", "metadata.uid"), ("b", "immutable")];
+        let replaced = "metadata.uid: Invalid value: it is another".to_owned();
+        let outcome = refused_with(values, 422, replaced);
+        assert!(matches!(outcome, WriteOutcome::Changed), "{outcome:?}");
+        let immutable = "data: Forbidden: field is immutable when `immutable` is set".to_owned();
+        let told = told(refused_with(values, 422, immutable));
+        assert!(told.contains("Somebody made it immutable"), "{told}");
+        assert!(told.contains("when `***` is set"), "{told}");
+    }
 }
