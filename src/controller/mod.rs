@@ -309,7 +309,7 @@ impl Controller {
                 Some(answer) => answer?,
                 None => self.endpoint.answer(key).await?,
             };
-            let in_hand = |length| self.with_core(|core| core.broker.in_hand(key, length));
+            let in_hand = |length| self.with_core(|core| core.broker.tokens(key, length));
             judge(&answer, key, &in_hand, self.clock.now())
         };
         let may_begin = self.cluster.may_begin();

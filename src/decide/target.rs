@@ -71,10 +71,9 @@ fn anothers(v: &View<'_>, name: &str) -> Failure {
 
 /// The target is as it was left, or it is known what became of it and that it is ours.
 pub(super) fn with_target_read<'a>(v: View<'a>) -> Result<View<'a>, Step> {
-    // What was read for another spec is looked at by this one.
     let merges = v.policy() == CreationPolicy::Merge;
-    let unread = v.o.target.is_none() || !merges;
-    if v.has_written() || (v.target_is_as_recorded() && unread) {
+    // What was read is judged, whatever is on record of it.
+    if v.has_written() || (v.target_is_as_recorded() && v.o.target.is_none()) {
         return Ok(v);
     }
     if let Some(judged) = v.judged().filter(|_| v.o.target.is_none()) {

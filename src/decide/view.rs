@@ -124,8 +124,10 @@ impl<'a> View<'a> {
         let Some(recorded) = self.recorded_target() else {
             return false;
         };
-        matches!(self.o.target_seen, Seen::Present(seen)
-            if seen.is(&recorded.uid, &recorded.resource_version))
+        // What was written by another policy may be somebody else's Secret for this one.
+        recorded.creation_policy == self.policy()
+            && matches!(self.o.target_seen, Seen::Present(seen)
+                if seen.is(&recorded.uid, &recorded.resource_version))
     }
 
     /// How the target is written.

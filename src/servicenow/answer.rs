@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::{
     key::SharingKey,
     refusal::refused,
-    token::{TokenAnswer, parse_answer},
+    token::{AccessToken, TokenAnswer, parse_answer},
 };
 use crate::{
     api::Reason,
@@ -33,9 +33,8 @@ pub(super) const BODY_LIMIT: usize = 64 * 1024;
 /// The longest scope that is kept, as the resource's schema allows it.
 const SCOPE_LIMIT: usize = 1024;
 
-/// Tells the credentials in hand besides the key's own that a text may repeat which an instance sent,
-/// and whose longest word has so many bytes.
-pub type InHand<'a> = &'a dyn Fn(usize) -> Vec<Zeroizing<String>>;
+/// Tells the tokens in hand that a word of so many bytes, which an instance sent, may repeat.
+pub type InHand<'a> = &'a dyn Fn(usize) -> Vec<AccessToken>;
 
 /// Judges an answer. Nothing of a body is repeated but the OAuth error fields and the scope, with every
 /// credential in hand blanked.
@@ -143,13 +142,13 @@ pub fn new_lifetime(answer: &TokenAnswer, origin: &str) -> Result<SignedDuration
 
 /// The scope is shown in the status: like every text of an instance, it may hold no credential.
 fn shown(mut answer: TokenAnswer, key: &SharingKey, in_hand: InHand<'_>) -> TokenAnswer {
-    let mut others = in_hand(longest_word(&answer.scope));
-    others.push(Zeroizing::new(answer.token.expose().to_owned()));
-    answer.scope = quotable(&answer.scope, &key.credentials(others), blank, SCOPE_LIMIT);
+    let mut tokens = in_hand(longest_word(&answer.scope));
+    tokens.push(answer.token.clone());
+    answer.scope = quotable(&answer.scope, &key.credentials(tokens), blank, SCOPE_LIMIT);
     answer
 }
 
-/// The bytes of the longest word: however a credential is spelled, none of its words gets shorter.
+/// The bytes of the longest word: no token has white space in it, however it is spelled.
 pub(super) fn longest_word(text: &str) -> usize {
     let words = text.split_ascii_whitespace().map(str::len);
     words.max().unwrap_or(0)
@@ -226,9 +225,9 @@ mod tests {
         )
     }
 
-    /// The token that is in hand.
-    fn in_hand(_: usize) -> Vec<Zeroizing<String>> {
-        vec![Zeroizing::new("still-good_1/x=".to_owned())]
+    /// The tokens that are in hand.
+    fn in_hand(_: usize) -> Vec<AccessToken> {
+        AccessToken::parse("still-good_1/x=").into_iter().collect()
     }
 
     fn judged(status: u16, content_type: &str, body: &str) -> Result<TokenAnswer, Failure> {

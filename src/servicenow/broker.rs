@@ -12,16 +12,14 @@ use std::{
 
 use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
-use zeroize::Zeroizing;
 
 use super::{
-    answer::longest_word,
     exchange::{Ask, Exchange, Known, Limits, SharedFailure},
     key::SharingKey,
     key_state::{Judged, KeyState, ONE_OFF_REFUSAL, share},
     line::{Line, Queued},
     origin_state::OriginState,
-    token::TokenAnswer,
+    token::{AccessToken, TokenAnswer},
 };
 use crate::{
     api::Reason,
@@ -33,8 +31,8 @@ use crate::{
     },
 };
 
-/// No secret of others that is worth the name is shorter (NIST SP 800-63B, passwords).
-const LEAST_SECRET: usize = 8;
+/// No token that is hard to guess is shorter: 128 bits in base64 (RFC 6749, section 10.10).
+const LEAST_TOKEN: usize = 22;
 
 /// The state of all keys and origins. The order of the keys in memory decides nothing.
 pub struct Broker {
@@ -90,24 +88,19 @@ impl Broker {
         }
     }
 
-    /// The credentials in memory that a text may repeat which an instance sent in answer to a request
-    /// with this key, and whose longest word has so many bytes: the key's token, and of all others of
-    /// the instance what has room in it.
-    pub fn in_hand(&self, key: &SharingKey, longest: usize) -> Vec<Zeroizing<String>> {
-        let fits = |secret: &str| secret.len() >= LEAST_SECRET && longest_word(secret) <= longest;
+    /// The tokens in memory that a word of so many bytes may repeat, which the instance sent in answer
+    /// to a request with this key: that of the key, and in longer ones any of the instance's.
+    pub fn tokens<'a>(&'a self, key: &SharingKey, length: usize) -> Vec<AccessToken> {
+        let token = |state: &'a KeyState| Some(&state.held.as_ref()?.token);
+        if length < LEAST_TOKEN {
+            let own = self.keys.get(key).and_then(|state| token(state));
+            return own.into_iter().cloned().collect();
+        }
         let keys = self.keys.iter();
         let keys = keys.filter(|(of, _)| of.origin() == key.origin());
-        let mut all = Vec::new();
-        for (of, state) in keys {
-            let own = **of == *key;
-            let token = state.held.as_ref().map(|held| held.token.expose());
-            let token = token.filter(|token| own || fits(token));
-            all.extend(token.map(|token| Zeroizing::new(token.to_owned())));
-            if !own {
-                all.extend(of.secrets(&fits));
-            }
-        }
-        all
+        let tokens = keys.filter_map(|(_, state)| token(state));
+        let tokens = tokens.filter(|token| token.expose().len() <= length);
+        tokens.cloned().collect()
     }
 
     /// The failure that holds a whole origin, if any: known before any Secret is read.

@@ -13,7 +13,7 @@ use base64::{
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
-use super::tls::Tls;
+use super::{tls::Tls, token::AccessToken};
 use crate::api::{ClientAuthentication, Instance};
 
 /// Tokens and refusals are shared by this key and by nothing less: origin, client authentication,
@@ -147,25 +147,21 @@ impl SharingKey {
         Zeroizing::new(form.finish())
     }
 
-    /// What is secret in a request, where it fits: the client's id and secret, the two as the
-    /// `Authorization` header joins them, and the user's password. A user's name is a word like
-    /// others: blanked, it would take the sense out of what is said.
-    pub(crate) fn secrets(&self, fits: &dyn Fn(&str) -> bool) -> Vec<Zeroizing<String>> {
-        let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
-        let password = self.user.as_ref().map(|(_, password)| password);
-        let client = [&pair, &self.client_secret, &self.client_id];
-        let all = client.into_iter().chain(password);
-        all.filter(|secret| fits(secret)).cloned().collect()
-    }
-
-    /// Every credential in hand that could come back in an answer, with these others: raw, without the
+    /// Every credential in hand that could come back in an answer, with these tokens: raw, without the
     /// white space around it, and in base64, standard and for URLs, with and without padding.
     pub(crate) fn credentials(
         &self,
-        others: impl IntoIterator<Item = Zeroizing<String>>,
+        tokens: impl IntoIterator<Item = AccessToken>,
     ) -> Vec<Zeroizing<String>> {
+        let pair = Zeroizing::new(format!("{}:{}", *self.client_id, *self.client_secret));
+        // A user's name is a word like others: blanked, it would take the sense out of what is said.
+        let password = self.user.as_ref().map(|(_, password)| password);
+        let client = [&pair, &self.client_secret, &self.client_id];
+        let own = client.into_iter().chain(password).cloned();
+        let tokens = tokens.into_iter();
+        let tokens = tokens.map(|token| Zeroizing::new(token.expose().to_owned()));
         let mut all = Vec::new();
-        for credential in self.secrets(&|_| true).into_iter().chain(others) {
+        for credential in own.chain(tokens) {
             for encoded in [STANDARD, URL_SAFE].map(|base64| base64.encode(&*credential)) {
                 all.push(Zeroizing::new(encoded.trim_end_matches('=').to_owned()));
                 all.push(Zeroizing::new(encoded));

@@ -263,6 +263,30 @@ async fn a_key_is_merged_into_another_resources_secret_that_is_open_and_both_go_
 }
 
 #[tokio::test]
+async fn a_secret_that_keys_were_merged_into_is_never_taken_over() {
+    let scene = Scene::new(LONG).await;
+    put_open(&scene, "app", "itsm").await;
+    put_open(&scene, "taken", "nobody").await;
+    let _operator = scene.operator().await;
+    scene.create("itsm", merging(&scene)).await;
+    scene.await_synced("itsm").await;
+    let merged = scene.secret("app").await.unwrap();
+    // By way of another name, which is taken.
+    for (name, policy) in [("taken", "Owner"), ("app", "Orphan")] {
+        let target = json!({"name": name, "creationPolicy": policy});
+        scene
+            .change("itsm", json!({"spec": {"target": target}}))
+            .await;
+        eventually("it is told that this one is somebody's", async || {
+            let message = scene.await_failure("itsm", "TargetConflict").await;
+            message.contains(&format!("{name:?}")).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(scene.secret("app").await.unwrap(), merged);
+}
+
+#[tokio::test]
 async fn only_a_resource_that_merges_carries_a_finalizer() {
     let scene = Scene::new(LONG).await;
     put_open(&scene, "app", "merge").await;

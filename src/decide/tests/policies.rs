@@ -331,6 +331,17 @@ fn a_field_manager_fits_whatever_the_resource_is_called() {
 }
 
 #[test]
+fn a_secret_that_keys_were_merged_into_is_not_taken_over_by_another_policy() {
+    for policy in [CreationPolicy::Owner, CreationPolicy::Orphan] {
+        // Another name, where it came to nothing, lies between the two specs.
+        let scene = synced().with_target(|target| target.creation_policy = Some(policy));
+        assert!(scene.wants_to_read_target(), "{policy:?}");
+        let scene = scene.reads_target(merged("first")).ended();
+        assert_eq!(scene.synced_state(), is("False", Reason::TargetConflict));
+    }
+}
+
+#[test]
 fn whose_secret_it_is_that_is_not_open_is_said() {
     let mut owned = first_secret(7);
     owned.controller = Some(owner("ServiceNowCredential", "other", "other-uid"));

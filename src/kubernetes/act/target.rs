@@ -19,7 +19,7 @@ use crate::{
         ownership::{Desired, Fields, Ownership, TargetObject, TargetWrite, field_manager, judge},
     },
     kubernetes::error::{Call, code, failure, said, timed_out},
-    redact::blank,
+    redact::blank_likely,
 };
 
 impl Cluster {
@@ -242,11 +242,12 @@ fn advice(write: &TargetWrite, error: &Error) -> &'static str {
     }
 }
 
-/// No message repeats what was sent, which is looked for before anything is cut off.
+/// No message repeats what was sent or a long piece of it, which is looked for before anything is cut
+/// off.
 fn without_data(mut error: Error, desired: &Desired) -> Error {
     if let Error::Api(status) = &mut error {
         let sent: Vec<_> = desired.data.spellings().collect();
-        status.message = blank(&status.message, &sent);
+        status.message = blank_likely(&status.message, &sent);
     }
     error
 }
@@ -400,8 +401,11 @@ mod tests {
             }
             // A part of what was sent, too.
             let of_the_client = format!("the token {TOKEN} of the-client");
-            let told = told(refused_with(values, code, of_the_client));
+            let told = self::told(refused_with(values, code, of_the_client));
             assert!(told.contains("the token *** of ***"), "{told}");
+            let joined = "it holds aWQ6UkZKcTgtc0hlSGpxZjJYMUN0RUhMZkozTnplSWNC".to_owned();
+            let told = self::told(refused_with(values, code, joined));
+            assert!(told.contains("it holds ***"), "{told}");
         }
     }
 

@@ -40,12 +40,12 @@ fn only_those_who_asked_are_told_that_a_request_is_under_way() {
 }
 
 #[test]
-fn what_is_in_hand_is_of_the_instance_and_what_a_text_has_room_for() {
+fn the_tokens_in_hand_are_those_of_the_instance_that_a_text_has_room_for() {
     let (own, other) = ("b".repeat(30), "a".repeat(22));
     let mut desk = Desk::with(&own);
     for (instance, secret, token) in [
-        ("dev1", "an other secret", &*other),
-        ("dev2", "secret", "elsewhere-is-another"),
+        ("dev1", "another", &*other),
+        ("dev2", "secret", "elsewhere"),
     ] {
         let key = key_of(instance, secret);
         desk.broker.ask(&key, wish(secret), at(0));
@@ -53,18 +53,15 @@ fn what_is_in_hand_is_of_the_instance_and_what_a_text_has_room_for() {
         desk.broker
             .complete(&key, at(0), answer(token, Some(60)), 0.0);
     }
-    let in_hand = |longest| {
-        let all = desk.broker.in_hand(&desk.key, longest);
-        let mut all: Vec<_> = all.iter().map(|secret| secret.to_string()).collect();
-        all.sort_unstable();
-        all
+    let tokens = |length| {
+        let tokens = desk.broker.tokens(&desk.key, length);
+        let mut tokens: Vec<_> = tokens.iter().map(|t| t.expose().to_owned()).collect();
+        tokens.sort_unstable();
+        tokens
     };
-    let pair = format!("{}:an other secret", desk.key.client_id());
-    let mut all = vec![&*pair, "an other secret", &*other, &*own];
-    all.sort_unstable();
-    assert_eq!(in_hand(22), all);
-    assert_eq!(in_hand(6), ["an other secret", &*own, &*pair]);
-    assert_eq!(in_hand(5), [&*own], "its own is looked for in any");
+    assert_eq!(tokens(30), [&*other, &own]);
+    assert_eq!(tokens(29), [&*other]);
+    assert_eq!(tokens(21), [&*own], "no more is looked for in so little");
 }
 
 #[test]
