@@ -219,9 +219,8 @@ async fn a_key_that_another_resource_has_merged_is_left_to_it_until_it_goes() {
 async fn a_key_is_merged_into_another_resources_secret_that_is_open_and_both_go_on() {
     let scene = Scene::new(LONG).await;
     let _operator = scene.operator().await;
-    let mut owner = scene.spec();
-    owner["target"] = json!({"name": "app"});
-    scene.create("owner", owner).await;
+    let owning = with_target(&scene, json!({"name": "app"}));
+    scene.create("owner", owning.clone()).await;
     scene.await_synced("owner").await;
     let mut spec = merging(&scene);
     spec["target"]["data"] = json!({"other": "{{ token }}"});
@@ -231,9 +230,8 @@ async fn a_key_is_merged_into_another_resources_secret_that_is_open_and_both_go_
     assert!(message.contains(whose), "{message}");
     let open = json!({"metadata": {"annotations": {"snowcred.dev/allow-merge": "itsm"}}});
     patch(&scene, "kubectl-annotate", open).await;
-    let synced = ("True", "TokenSynced");
     scene
-        .await_condition("itsm", "Synced", synced.0, synced.1)
+        .await_condition("itsm", "Synced", "True", "TokenSynced")
         .await;
     // Each renews, and leaves the other's key alone.
     for name in ["owner", "itsm"] {
@@ -246,14 +244,12 @@ async fn a_key_is_merged_into_another_resources_secret_that_is_open_and_both_go_
         })
         .await;
         scene
-            .await_condition(name, "Synced", synced.0, synced.1)
+            .await_condition(name, "Synced", "True", "TokenSynced")
             .await;
     }
     // Nothing goes on between them.
     let left = scene.secret("app").await.unwrap();
-    let mut other = scene.spec();
-    other["target"] = json!({"name": "app"});
-    scene.create("younger", other).await;
+    scene.create("younger", owning).await;
     let message = scene.await_failure("younger", "TargetConflict").await;
     assert!(
         message.contains("ServiceNowCredential \"owner\""),

@@ -321,8 +321,10 @@ proptest! {
         if is_settled(&first) && scene.written.is_none() {
             // What failed to be read is another attempt at the next look.
             let failed = matches!(scene.client, Some(Err(_))) || scene.unreadable.is_some();
-            // And of a target that was found to be gone, the watch is yet to tell.
-            let gone = scene.target == Some(None) && matches!(scene.target_seen, Seen::Present(_));
+            // And of a target that was found to be gone, and is a rival's now, the watch is yet to tell.
+            let gone = scene.rival.is_some()
+                && scene.target == Some(None)
+                && matches!(scene.target_seen, Seen::Present(_));
             if !failed && !gone && let Step::Settle(second) = after(&scene, true).decide() {
                 prop_assert!(second.status.is_none(), "{first:?}\nand then {second:?}");
             }
