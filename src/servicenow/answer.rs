@@ -329,6 +329,20 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_blanked_without_its_outer_spaces_and_in_base64_for_urls() {
+        let password = " pass>>word?? ";
+        let key = key().for_user(
+            Zeroizing::new("me".to_owned()),
+            Zeroizing::new(password.to_owned()),
+        );
+        let credentials = key.credentials([]);
+        for spelling in ["pass>>word??", "IHBhc3M-PndvcmQ_PyA="] {
+            let said = format!("got {spelling}!");
+            assert_eq!(quotable(&said, &credentials, blank, 400), "got ***!");
+        }
+    }
+
+    #[test]
     fn a_scope_tells_of_no_token() {
         let body =
             r#"{"access_token":"new","token_type":"Bearer","scope":"a new b still-good_1%2Fx= c"}"#;
